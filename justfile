@@ -1,0 +1,36 @@
+# Shortcuts. `.ci/run` is the gate and does the work.
+
+_default:
+    @{{ just_executable() }} --list
+
+# everything the pipeline checks
+check:
+    .ci/run
+
+# format the code
+fmt:
+    cargo fmt
+
+# format, clippy, docs, shell scripts, licences
+lint:
+    .ci/run format clippy docs shellcheck licences
+
+# the tests that need nothing but Rust and Python
+test *args:
+    cargo test --locked {{ args }}
+
+# the page in a headless browser
+browser-test:
+    .ci/run browser
+
+# measure against nginx, and print a table
+bench *args:
+    benches/run.py {{ args }}
+
+# measure over a MinIO against that MinIO itself: `just bench-bucket --minio PATH`
+bench-bucket *args:
+    benches/bucket.py {{ args }}
+
+# the whole stack of docker-compose.yml; needs Docker
+compose-test:
+    tests/compose.sh
