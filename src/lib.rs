@@ -1,0 +1,21 @@
+//! Release Server: publishes and serves release packages from a directory or object storage, and answers
+//! as GitHub Releases does.
+//!
+//! | where is …? | here |
+//! |---|---|
+//! | a URL | `http` |
+//! | a setting and its default | `src/config.default.yaml`, read by [`config`] |
+//! | the layout of the store | top of `storage` |
+//! | what a package may be called | `name` |
+//! | upload, listing, download, removal | `packages` |
+//! | what counts as latest | `packages` |
+//! | what the sweep removes, and why | `retention` |
+//! | who may do what | top of [`auth`] |
+//! | the status of an error | `src/http/error.rs` |
+//!
+//! main → http → packages → storage; retention → packages; nothing points back.
+
+pub mod auth;
+pub mod config;
+pub mod error;
+pub mod telemetry;
