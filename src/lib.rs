@@ -6,16 +6,21 @@
 //! | a URL | `http` |
 //! | a setting and its default | `src/config.default.yaml`, read by [`config`] |
 //! | the layout of the store | top of `storage` |
-//! | what a package may be called | `name` |
+//! | what a package may be called | [`name`] |
 //! | upload, listing, download, removal | `packages` |
 //! | what counts as latest | `packages` |
-//! | what the sweep removes, and why | `retention` |
+//! | what the sweep removes, and why | [`retention`] |
 //! | who may do what | top of [`auth`] |
 //! | the status of an error | `src/http/error.rs` |
 //!
 //! main → http → packages → storage; retention → packages; nothing points back.
 
 pub mod auth;
+mod coalesce;
 pub mod config;
+pub mod digest;
 pub mod error;
+pub mod marker;
+pub mod name;
+pub mod retention;
 pub mod telemetry;

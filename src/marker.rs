@@ -1,0 +1,135 @@
+//! What is known of a package beyond its bytes, written in the name of an empty object.
+//!
+//! `HASH.ETAG.SIZE.SHA256.published-MS` or `….found-MS`: HASH is the first 32 hex digits of the SHA-256 of the
+//! package's name, MS the milliseconds since 1970 at which it was published (or, for what was found in the store,
+//! last modified). A marker is bound to one ETag, so it can never describe other bytes: it needs no lock and no
+//! update, and one flat listing without reads gives all of them.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use crate::digest::Digest;
+
+/// How a package came to be here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Copied in by hand, or left between two writes by a crash.
+    Found,
+    /// Uploaded through the server.
+    Published,
+}
+
+/// What is known of the bytes that one name had at one ETag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// [`name_hash`] of the package's name.
+    pub name_hash: String,
+    /// The ETag without its quotes.
+    pub etag: String,
+    /// In bytes.
+    pub size: u64,
+    /// Of the bytes.
+    pub sha256: Digest,
+    /// Who wrote the marker: an upload, or the background hasher.
+    pub source: Source,
+    /// When it was published; for what was found, when it was last modified. Whole milliseconds.
+    pub time: DateTime<Utc>,
+}
+
+impl Marker {
+    /// Reads a marker's name; `None` if it is none of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.split('.');
+        let mut next = || fields.next();
+        let (name_hash, etag, size, sha256, origin) = (next()?, next()?, next()?, next()?, next()?);
+        let (source, ms) = match origin.split_once('-')? {
+            ("published", ms) => (Source::Published, ms),
+            ("found", ms) => (Source::Found, ms),
+            _ => return None,
+        };
+        let marker = Self {
+            name_hash: name_hash.to_owned(),
+            etag: etag.to_owned(),
+            size: size.parse().ok()?,
+            sha256: sha256.parse().ok()?,
+            source,
+            time: DateTime::from_timestamp_millis(ms.parse().ok()?)?,
+        };
+        // Only what reads back the same is ours: no second spelling, nothing behind the last field.
+        (marker.to_string() == name).then_some(marker)
+    }
+
+    /// Whether it describes the bytes under this ETag (quotes and all).
+    pub fn describes(&self, etag: &str, size: u64) -> bool {
+        self.size == size && self.etag == unquoted(etag)
+    }
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = match self.source {
+            Source::Published => "published",
+            Source::Found => "found",
+        };
+        let Self { name_hash, etag, size, sha256, time, .. } = self;
+        write!(f, "{name_hash}.{etag}.{size}.{sha256}.{origin}-{}", time.timestamp_millis())
+    }
+}
+
+/// The part of a marker's name that stands for the package: 32 hex digits, whatever the name contains.
+pub fn name_hash(name: &str) -> String {
+    let mut hash = Digest::of(name.as_bytes()).to_string();
+    hash.truncate(32);
+    hash
+}
+
+/// An ETag without its quotes, as markers carry it.
+pub fn unquoted(etag: &str) -> &str {
+    etag.trim_matches('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker() -> Marker {
+        Marker {
+            name_hash: name_hash("app.zip"),
+            etag: "1f-2-3".into(),
+            size: 2,
+            sha256: Digest::of(b"ab"),
+            source: Source::Published,
+            time: DateTime::from_timestamp_millis(1_790_000_000_123).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_marker_says_everything_in_its_name() {
+        let name = marker().to_string();
+        assert_eq!(
+            name,
+            "8cbdffc785836db6a6c3d4ba8438ef74.1f-2-3.2.\
+             fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603.published-1790000000123"
+        );
+        assert_eq!(Marker::parse(&name), Some(marker()));
+        assert!(name.len() < 255);
+    }
+
+    #[test]
+    fn what_is_not_exactly_a_marker_is_none() {
+        let name = marker().to_string();
+        for wrong in
+            ["", "x", &name[1..].replace('.', "-"), &format!("{name}.x"), &name.replace("-1790", "-01790")]
+        {
+            assert_eq!(Marker::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_marker_describes_one_etag_only() {
+        assert!(marker().describes("\"1f-2-3\"", 2));
+        assert!(!marker().describes("\"1f-2-4\"", 2));
+        assert!(!marker().describes("\"1f-2-3\"", 3));
+    }
+}
