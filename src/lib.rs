@@ -5,7 +5,7 @@
 //! |---|---|
 //! | a URL | `http` |
 //! | a setting and its default | `src/config.default.yaml`, read by [`config`] |
-//! | the layout of the store | top of `storage` |
+//! | the layout of the store | top of [`storage`] |
 //! | what a package may be called | [`name`] |
 //! | upload, listing, download, removal | `packages` |
 //! | what counts as latest | `packages` |
@@ -23,4 +23,5 @@ pub mod error;
 pub mod marker;
 pub mod name;
 pub mod retention;
+pub mod storage;
 pub mod telemetry;

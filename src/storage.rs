@@ -1,0 +1,539 @@
+//! Keys and bytes: the one place that knows where things lie.
+//!
+//! ```text
+//! <root>/                                        STORAGE_PATH, or the prefix in s3://bucket/prefix
+//!   NAME                                         a package, exactly as uploaded or copied in by hand
+//!   repos/                                       kept for the repositories' releases
+//!   .release-server/layout-1                     the layout's version; a higher one is refused
+//!   .release-server/packages/MARKER              empty, see `marker`
+//!   .release-server/swept                        empty; a sweep has looked at this store before
+//!   .release-server/removing/HASH.TOKEN          in a bucket: a removal in progress, see `removal`
+//!   .release-server/probe/                       in a bucket: what a starting server tries
+//!   .release-server/stage/                       in a directory: uploads under way, never listed
+//!   .release-server/lock                         in a directory: held while something is replaced or removed
+//! ```
+//!
+//! - Readable keys: a plain listing of the store shows the packages, and a file put there by hand is served.
+//! - Names that begin with a dot, and `repos`, are ours. No key of ours is ever the parent of another.
+//! - An object appears whole, and only once its upload was [committed](Upload::commit); what is acknowledged is
+//!   durable.
+//! - Callers see packages, markers and bytes; which store is behind them shows in no signature but the constructor.
+
+mod bucket;
+mod directory;
+mod errands;
+mod memory;
+pub mod probe;
+mod removal;
+mod tolerant;
+
+use std::{fmt, path::Path as FilePath, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future, stream::FuturesUnordered};
+use object_store::{
+    GetOptions, GetResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, path::Path, prefix::PrefixStore,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
+
+use crate::{
+    digest::{Digest, Hasher},
+    error::{Error, Result},
+    marker::Marker,
+    name::PackageName,
+};
+use bucket::Bucket;
+use directory::Directory;
+use memory::Memory;
+use removal::Removals;
+
+/// The folder of the server's own objects.
+const CONTROL: &str = ".release-server";
+
+/// The version of the layout above.
+const LAYOUT: u32 = 1;
+
+/// How much of an upload to a directory is written at once.
+const BLOCK_BYTES: usize = 512 * 1024;
+
+/// How much of an upload to a bucket is sent at once. All parts have this size: some stores demand it.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many parts of one upload are on their way to a bucket at a time.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// How long a link to the store holds. A download that began in time goes on.
+pub const LINK_LIFETIME: Duration = Duration::from_mins(5);
+
+/// Where packages are kept.
+#[derive(Clone)]
+pub struct Storage {
+    objects: Arc<dyn ObjectStore>,
+    engine: Engine,
+    /// What uploads may hold in memory, all together, in bytes.
+    upload_memory: Arc<Semaphore>,
+}
+
+/// What a kind of store does better, or otherwise, than `ObjectStore` can say.
+#[derive(Clone)]
+enum Engine {
+    Directory(Directory),
+    Bucket(Removals),
+    Memory(Memory),
+}
+
+/// Marks the write that made an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Token(String);
+
+impl Token {
+    fn new() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+}
+
+/// What a listing of the store found; packages without a marker are not described by any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The packages, in no order.
+    pub objects: Vec<ObjectMeta>,
+    /// The markers' names, in no order.
+    pub markers: Vec<String>,
+    /// Entries left out: links, unreadable ones, names that cannot be keys.
+    pub skipped: u64,
+}
+
+impl Storage {
+    /// Opens a directory, makes what is missing in it, and checks that it can do what uploads need.
+    pub fn directory(root: &FilePath, upload_memory_bytes: u64) -> anyhow::Result<Self> {
+        let directory = Directory::open(root).map_err(|error| {
+            let advice = explain_start(root, error.kind());
+            anyhow::Error::new(error).context(advice)
+        })?;
+        check_layout(root)?;
+        Ok(Self::new(Arc::new(directory.clone()), Engine::Directory(directory), upload_memory_bytes))
+    }
+
+    /// A store that is gone with the process.
+    pub fn memory(upload_memory_bytes: u64) -> Self {
+        let memory = Memory::default();
+        Self::new(Arc::new(memory.clone()), Engine::Memory(memory), upload_memory_bytes)
+    }
+
+    /// Opens a bucket, reached as the `AWS_*` variables of `environment` say, and checks that it keeps conditions.
+    ///
+    /// A store that ignores them would let two uploads of one name both succeed: it is refused, unless
+    /// `allow_last_writer_wins`.
+    pub async fn bucket(
+        name: &str,
+        prefix: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        public_endpoint: Option<&url::Url>,
+        upload_memory_bytes: u64,
+        allow_last_writer_wins: bool,
+    ) -> anyhow::Result<Self> {
+        let bucket = Bucket::new(name, environment, public_endpoint)?;
+        let prefix = Path::parse(prefix).with_context(|| format!("the prefix `{prefix}` is not usable"))?;
+        let objects: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(bucket.clone(), prefix.clone()));
+        let engine = Engine::Bucket(Removals::new(bucket, Arc::clone(&objects), prefix));
+        let storage = Self::new(objects, engine, upload_memory_bytes);
+        storage.probe_bucket(name, allow_last_writer_wins).await?;
+        Ok(storage)
+    }
+
+    fn new(objects: Arc<dyn ObjectStore>, engine: Engine, upload_memory_bytes: u64) -> Self {
+        let permits = usize::try_from(upload_memory_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        // One part must always fit.
+        let upload_memory = Arc::new(Semaphore::new(permits.max(PART_BYTES)));
+        Self { objects, engine, upload_memory }
+    }
+
+    /// Everything there is: two listings, no reads.
+    ///
+    /// Markers first: an object whose marker is not among them may still get one, but a marker whose object is
+    /// not among them has none.
+    pub async fn list(&self) -> Result<Found> {
+        let folder = key(&["packages"]);
+        if let Engine::Directory(directory) = &self.engine {
+            let (markers, found) = directory.survey(&folder).await.map_err(at("the packages"))?;
+            return Ok(Found { objects: found.objects, markers, skipped: directory.skipped() });
+        }
+        let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
+        let markers = self.objects.list(Some(&folder)).map_ok(names).try_filter_map(future::ok).try_collect();
+        let markers = markers.await.map_err(at("the markers"))?;
+        let found = self.objects.list_with_delimiter(None).await.map_err(at("the packages"))?;
+        Ok(Found { objects: found.objects, markers, skipped: 0 })
+    }
+
+    /// Size, ETag and time of a package.
+    pub async fn find(&self, name: &PackageName) -> Result<ObjectMeta> {
+        self.objects.head(&package(name)).await.map_err(at(name.as_str()))
+    }
+
+    /// A package's size, ETag and time, and the bytes that `options` ask for.
+    pub async fn open(&self, name: &PackageName, options: GetOptions) -> Result<GetResult> {
+        self.objects.get_opts(&package(name), options).await.map_err(at(name.as_str()))
+    }
+
+    /// A link by which anybody can fetch the package from the store itself for [`LINK_LIFETIME`], answered with these
+    /// headers; `None` where a store has no such links.
+    pub async fn link(
+        &self,
+        name: &PackageName,
+        disposition: &str,
+        content_type: &str,
+    ) -> Result<Option<url::Url>> {
+        let Engine::Bucket(removals) = &self.engine else { return Ok(None) };
+        let location = removals.full(&package(name));
+        let link = removals.bucket().link(&location, LINK_LIFETIME, disposition, content_type).await;
+        link.map(Some).map_err(at(name.as_str()))
+    }
+
+    /// Begins an upload of `length` bytes, if that is known; nothing is visible before it is committed.
+    pub fn upload(&self, name: &PackageName, overwrite: bool, length: Option<u64>) -> Upload {
+        let (part_bytes, in_flight) = match &self.engine {
+            Engine::Directory(_) => (BLOCK_BYTES, 1),
+            Engine::Bucket(_) | Engine::Memory(_) => (PART_BYTES, PARTS_IN_FLIGHT),
+        };
+        let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+        Upload {
+            objects: Arc::clone(&self.objects),
+            name: name.clone(),
+            mode: if overwrite { PutMode::Overwrite } else { PutMode::Create },
+            multipart: None,
+            part: Part::default(),
+            part_bytes,
+            in_flight,
+            reserve: u32::try_from(part_bytes.min(length).max(1)).unwrap_or(u32::MAX),
+            memory: Arc::clone(&self.upload_memory),
+            writing: FuturesUnordered::new(),
+            hashing: None,
+            size: 0,
+        }
+    }
+
+    /// Makes sure that what was written, and has its marker, is still there: a removal that judged an older object
+    /// of the name may have hit it. To be called before an upload is acknowledged.
+    pub async fn confirm(&self, written: &Written) -> Result<()> {
+        match &self.engine {
+            Engine::Bucket(removals) => removals.confirm(written).await,
+            // A removal there compares and acts under one lock.
+            Engine::Directory(_) | Engine::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Removes a package if it is still as it was judged: its ETag, and the newest marker of that.
+    ///
+    /// `Error::Changed` if it is not, `Error::NotFound` if there is none; nothing was removed then.
+    pub async fn remove(&self, name: &PackageName, etag: &str, marker: Option<&Marker>) -> Result<()> {
+        let location = package(name);
+        let same = match &self.engine {
+            Engine::Directory(directory) => directory.remove_if(&location, etag).await,
+            Engine::Memory(memory) => memory.remove_if(&location, etag).await,
+            Engine::Bucket(removals) => return removals.remove(name, etag, marker).await,
+        };
+        if same.map_err(at(name.as_str()))? { Ok(()) } else { Err(Error::Changed(name.to_string())) }
+    }
+
+    /// Writes a marker; the same one again is no error.
+    pub async fn put_marker(&self, marker: &Marker) -> Result<()> {
+        self.create_empty(&key(&["packages", &marker.to_string()])).await
+    }
+
+    /// Removes a marker; a missing one is no error.
+    pub async fn remove_marker(&self, name: &str) -> Result<()> {
+        match self.objects.delete(&key(&["packages", name])).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            removed => removed.map_err(at("a marker")),
+        }
+    }
+
+    /// Whether a sweep has looked at this store before.
+    pub async fn was_swept(&self) -> Result<bool> {
+        match self.objects.head(&key(&["swept"])).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(at("the record of sweeps")(error)),
+        }
+    }
+
+    /// Remembers that a sweep has looked at this store.
+    pub async fn set_swept(&self) -> Result<()> {
+        self.create_empty(&key(&["swept"])).await
+    }
+
+    /// Removes what uploads and removals that ended without a word have left, where nobody holds it.
+    pub async fn clear_unfinished(&self) -> Result<()> {
+        match &self.engine {
+            Engine::Directory(directory) => directory.clear_stage().await.map_err(at("unfinished uploads")),
+            Engine::Bucket(removals) => removals.clear().await,
+            Engine::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Waits for what uploads that were cut off still have to clear away, for a while.
+    pub async fn finish(&self) {
+        if let Engine::Bucket(removals) = &self.engine {
+            removals.bucket().finish().await;
+        }
+    }
+
+    /// Whether the store answers; costs one small request.
+    pub async fn check(&self) -> Result<()> {
+        match &self.engine {
+            Engine::Directory(_) => self.objects.head(&layout()).await.map(drop),
+            Engine::Bucket(removals) => removals.bucket().check().await,
+            Engine::Memory(_) => Ok(()),
+        }
+        .map_err(at("the storage"))
+    }
+
+    async fn create_empty(&self, location: &Path) -> Result<()> {
+        let created = self.objects.put_opts(location, PutPayload::default(), PutMode::Create.into()).await;
+        match created {
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            created => created.map(drop).map_err(at(location.as_ref())),
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.objects.fmt(f)
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Storage({self})")
+    }
+}
+
+/// What an upload has written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Under which name.
+    pub name: PackageName,
+    /// Strong, with its quotes.
+    pub etag: String,
+    /// In a bucket: marks this write.
+    token: Option<Token>,
+}
+
+/// Bytes on their way to a package: counted and hashed as they pass, invisible until committed.
+///
+/// Dropped before that, it leaves nothing.
+pub struct Upload {
+    objects: Arc<dyn ObjectStore>,
+    name: PackageName,
+    mode: PutMode,
+    /// Begun once the bytes are more than one part.
+    multipart: Option<Box<dyn MultipartUpload>>,
+    part: Part,
+    part_bytes: usize,
+    in_flight: usize,
+    /// What a part takes of `memory` when it is begun, in bytes.
+    reserve: u32,
+    memory: Arc<Semaphore>,
+    /// Parts on their way to the store.
+    writing: FuturesUnordered<JoinHandle<Result<()>>>,
+    /// The parts before, being hashed one after the other.
+    hashing: Option<JoinHandle<Hasher>>,
+    size: u64,
+}
+
+impl Upload {
+    /// Takes the next bytes; waits while the store is slower than the client.
+    pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
+        self.size += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if self.part.room.is_none() {
+                let room = Arc::clone(&self.memory).acquire_many_owned(self.reserve).await;
+                self.part.room = Some(room.map_err(|error| Error::Internal(error.into()))?);
+            }
+            let fits = (self.part_bytes - self.part.size).min(bytes.len());
+            self.part.push(bytes.split_to(fits));
+            if self.part.size == self.part_bytes {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of bytes taken.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The digest of all bytes taken; none may follow.
+    pub async fn digest(&mut self) -> Result<Digest> {
+        if self.multipart.is_some() && self.part.size > 0 {
+            self.flush().await?;
+        }
+        while let Some(written) = self.writing.next().await {
+            written.map_err(|error| Error::Internal(error.into()))??;
+        }
+        self.hash(self.part.payload()).await?;
+        let hasher = self.hashing.take().unwrap_or_else(|| tokio::task::spawn_blocking(Hasher::default));
+        Ok(hasher.await.map_err(|error| Error::Internal(error.into()))?.finish())
+    }
+
+    /// Makes the bytes the package, whole and durable.
+    ///
+    /// `Error::AlreadyExists` if another has the name and replacing was not asked for.
+    pub async fn commit(mut self) -> Result<Written> {
+        let location = package(&self.name);
+        let put = if let Some(multipart) = &mut self.multipart {
+            multipart.complete().await
+        } else {
+            let options = PutOptions::from(self.mode.clone());
+            self.objects.put_opts(&location, self.part.payload(), options).await
+        };
+        let put = put.map_err(at(self.name.as_str()))?;
+        let etag = put
+            .e_tag
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("the store gave no ETag for `{}`", self.name)))?;
+        Ok(Written { name: self.name, etag, token: put.extensions.get().cloned() })
+    }
+
+    /// Hands the part at hand to the store, and to the hasher.
+    async fn flush(&mut self) -> Result<()> {
+        while self.writing.len() >= self.in_flight {
+            if let Some(written) = self.writing.next().await {
+                written.map_err(|error| Error::Internal(error.into()))??;
+            }
+        }
+        let multipart = match &mut self.multipart {
+            Some(multipart) => multipart,
+            begun => {
+                let mut options = PutMultipartOptions::default();
+                options.extensions.insert(self.mode.clone());
+                let multipart = self.objects.put_multipart_opts(&package(&self.name), options).await;
+                begun.insert(multipart.map_err(at(self.name.as_str()))?)
+            }
+        };
+        let part = std::mem::take(&mut self.part);
+        let payload = part.payload();
+        let written = multipart.put_part(payload.clone());
+        let name = self.name.clone();
+        self.hash(payload).await?;
+        self.writing.push(tokio::spawn(async move {
+            let written = written.await.map_err(at(name.as_str()));
+            // Not before: these bytes are in memory until now.
+            drop(part);
+            written
+        }));
+        Ok(())
+    }
+
+    /// Hashes a part after those before it, off the threads that serve requests.
+    ///
+    /// Waits for the part before: a hasher that falls behind would keep ever more parts in memory.
+    async fn hash(&mut self, payload: PutPayload) -> Result<()> {
+        let mut hasher = match self.hashing.take() {
+            Some(before) => before.await.map_err(|error| Error::Internal(error.into()))?,
+            None => Hasher::default(),
+        };
+        self.hashing = Some(tokio::task::spawn_blocking(move || {
+            payload.iter().for_each(|block| hasher.update(block));
+            hasher
+        }));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Part {
+    blocks: Vec<Bytes>,
+    size: usize,
+    /// Its share of the memory that uploads may hold.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Part {
+    fn push(&mut self, block: Bytes) {
+        self.size += block.len();
+        self.blocks.push(block);
+    }
+
+    /// The bytes, shared rather than copied.
+    fn payload(&self) -> PutPayload {
+        self.blocks.iter().cloned().collect()
+    }
+}
+
+/// The key that names the layout.
+fn layout() -> Path {
+    key(&[&format!("layout-{LAYOUT}")])
+}
+
+/// The key of a package.
+fn package(name: &PackageName) -> Path {
+    key_of(name.as_str())
+}
+
+/// A key of the server's own.
+fn key(parts: &[&str]) -> Path {
+    key_of(&format!("{CONTROL}/{}", parts.join("/")))
+}
+
+/// The key that reads back as exactly `text`. Never `Path::from`: it would escape what users wrote.
+///
+/// Both callers give only what parses: a [`PackageName`] is one clean segment, our own keys are plain ASCII.
+fn key_of(text: &str) -> Path {
+    Path::parse(text).unwrap_or_default()
+}
+
+/// Puts a store's error into the domain's words, naming what it was about.
+fn at(what: &str) -> impl FnOnce(object_store::Error) -> Error {
+    let what = what.to_owned();
+    move |error| match error {
+        object_store::Error::NotFound { .. } => Error::NotFound(what),
+        object_store::Error::AlreadyExists { .. } => Error::AlreadyExists(what),
+        object_store::Error::Precondition { .. } => Error::Changed(what),
+        error => Error::Unavailable(anyhow::Error::new(error).context(format!("storage: `{what}`"))),
+    }
+}
+
+/// What to do when a directory cannot be used.
+fn explain_start(root: &FilePath, kind: std::io::ErrorKind) -> String {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let root = root.display();
+    let advice = match kind {
+        std::io::ErrorKind::PermissionDenied => {
+            format!("give it to that user (`chown -R {user}:{group} {root}`), or set")
+        }
+        _ => "set".to_owned(),
+    };
+    format!(
+        "the storage directory `{root}` cannot be used by this process (uid {user}, gid {group}): {advice} \
+         `STORAGE_PATH` to a directory that it may write"
+    )
+}
+
+/// Refuses a store that a newer server has laid out otherwise, and names ours where there is none.
+fn check_layout(root: &FilePath) -> anyhow::Result<()> {
+    let control = root.join(CONTROL);
+    let versions = std::fs::read_dir(&control)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("layout-")?.parse::<u32>().ok());
+    if let Some(newer) = versions.filter(|&version| version > LAYOUT).max() {
+        anyhow::bail!(
+            "`{}` has layout {newer}, this server knows {LAYOUT}: run a newer release-server on it",
+            root.display()
+        );
+    }
+    let repos = root.join("repos");
+    if repos.exists() && !repos.is_dir() {
+        anyhow::bail!(
+            "`{}` is a file, but this name is the repositories' folder: rename it",
+            repos.display()
+        );
+    }
+    std::fs::File::create(control.join(format!("layout-{LAYOUT}")))?.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,638 @@
+//! A directory as an object store.
+//!
+//! `object_store`'s own `LocalFileSystem` cannot replace conditionally, syncs no deletes, reads 8 KiB at a time,
+//! hangs on a file truncated under a reader, and has an ETag that a `cp -p` can repeat. What is promised here:
+//!
+//! - An object appears whole or not at all: it is written under `.release-server/stage`, synced, then linked
+//!   (create, fails if the name is taken) or renamed (replace) to its name.
+//! - What is acknowledged is on the disk: file and directory are synced before the answer.
+//! - The ETag is inode, size, modification and change time in nanoseconds. Any write, `touch`, `chmod`, link or
+//!   restore makes another.
+//! - Replacing and removing compare and act under one lock that all processes on the directory share.
+//! - Only regular files are objects. Symbolic links are not followed: a link could lead out of the directory.
+//! - Names that cannot be keys, and entries that cannot be read, are left out of listings and counted.
+//!
+//! All system calls run on the blocking pool, so a hung network file system stalls no other request.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path as FilePath, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    path::Path,
+};
+use rustix::fs::OFlags;
+
+use super::{CONTROL, errands::Errands};
+
+/// How much of a file is read at once. Blocks under 256 KiB cost a third of the throughput.
+const BLOCK_BYTES: u64 = 512 * 1024;
+
+const STORE: &str = "Directory";
+
+/// A directory as an object store; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    stage: PathBuf,
+    lock: PathBuf,
+    /// Holds back this process's own threads, so that at most one of them waits for the file lock.
+    turn: Mutex<()>,
+    errands: Errands,
+    /// Entries left out of the last listing of the root.
+    skipped: AtomicU64,
+}
+
+impl Directory {
+    /// Opens the directory, making it and the server's own folders in it where missing.
+    pub(super) fn open(root: &FilePath) -> io::Result<Self> {
+        let control = root.join(CONTROL);
+        for folder in ["stage", "packages"] {
+            create_dir_synced(&control.join(folder))?;
+        }
+        let directory = Self(Arc::new(Inner {
+            root: root.to_owned(),
+            stage: control.join("stage"),
+            lock: control.join("lock"),
+            turn: Mutex::new(()),
+            errands: Errands::default(),
+            skipped: AtomicU64::new(0),
+        }));
+        directory.0.probe()?;
+        directory.0.clear_stage();
+        Ok(directory)
+    }
+
+    /// Removes the object if its ETag is still `etag`; `false` if it is another.
+    pub(super) async fn remove_if(&self, location: &Path, etag: &str) -> Result<bool> {
+        let etag = etag.to_owned();
+        self.run(location, move |inner, file| {
+            let _lock = inner.lock()?;
+            if etag_of(&regular(fs::symlink_metadata(&file)?)?) != etag {
+                return Ok(false);
+            }
+            fs::remove_file(&file)?;
+            sync_parent(&file)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The names in a folder of ours, without a look at each file, and after that the root's entries.
+    ///
+    /// At one go: waking a thread costs as much as listing a few packages.
+    pub(super) async fn survey(&self, folder: &Path) -> Result<(Vec<String>, ListResult)> {
+        self.run(folder, |inner, folder| Ok((names_in(&folder)?, inner.list(&Path::default())?))).await
+    }
+
+    /// Removes staged files that no living process holds.
+    pub(super) async fn clear_stage(&self) -> Result<()> {
+        self.run(&Path::default(), |inner, _| {
+            inner.clear_stage();
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many entries the last listing of the root left out.
+    pub(super) fn skipped(&self) -> u64 {
+        self.0.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Runs blocking work on the file behind a key.
+    async fn run<T: Send + 'static>(
+        &self,
+        location: &Path,
+        work: impl FnOnce(&Inner, PathBuf) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        let file = inner.file(location);
+        let result = tokio::task::spawn_blocking(move || work(&inner, file)).await;
+        result.map_err(|source| Error::JoinError { source })?.map_err(|error| named(location, error))
+    }
+}
+
+impl Inner {
+    /// A key never has `.` or `..` or empty parts: `object_store` promises that of every `Path`.
+    fn file(&self, location: &Path) -> PathBuf {
+        self.root.join(location.as_ref())
+    }
+
+    /// Waits for the lock that all processes on this directory share.
+    fn lock(&self) -> io::Result<Lock<'_>> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Opened each time: were the file replaced under us, a kept handle would lock the wrong one for ever.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.lock)?;
+        file.lock()?;
+        Ok(Lock { _turn: turn, _file: file })
+    }
+
+    /// Tries what uploads will need, so that a file system that lacks it is refused at start.
+    fn probe(&self) -> io::Result<()> {
+        drop(self.lock()?);
+        let stage = Stage::create(&self.stage)?;
+        stage.file.sync_all()?;
+        let link = self.stage.join(format!("{}.link", uuid::Uuid::new_v4()));
+        let linked = fs::hard_link(&stage.path, &link);
+        // A missing link is the very thing probed for.
+        let _ = fs::remove_file(&link);
+        linked.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("this file system makes no hard links, which uploads need: {error}"),
+            )
+        })
+    }
+
+    /// Removes staged files that no living process holds: its lock goes with the process.
+    fn clear_stage(&self) {
+        for entry in fs::read_dir(&self.stage).into_iter().flatten().flatten() {
+            // What cannot be opened is not known to be free. The lock is kept until the file is gone, for an upload
+            // that has just made it waits for the lock and then looks whether it is still there.
+            let Ok(file) = File::open(entry.path()) else { continue };
+            if file.try_lock().is_ok() && fs::remove_file(entry.path()).is_ok() {
+                tracing::info!(event = "cleanup", file = %entry.file_name().display(), "removed an unfinished upload");
+            }
+        }
+    }
+
+    /// Gives a staged, synced file its name.
+    fn publish(&self, stage: &Stage, target: &FilePath, mode: &PutMode) -> io::Result<PutResult> {
+        match mode {
+            PutMode::Create => {
+                match fs::hard_link(&stage.path, target) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        create_parent(target)?;
+                        fs::hard_link(&stage.path, target)
+                    }
+                    linked => linked,
+                }?;
+                fs::remove_file(&stage.path)?;
+            }
+            PutMode::Overwrite => {
+                let _lock = self.lock()?;
+                // A rename onto a symbolic link replaces the link; onto a folder it fails.
+                create_parent(target)?;
+                fs::rename(&stage.path, target)?;
+            }
+            PutMode::Update(expected) => {
+                let _lock = self.lock()?;
+                let found = fs::symlink_metadata(target).and_then(regular).map(|metadata| etag_of(&metadata));
+                if found.ok() != expected.e_tag {
+                    return Err(io::Error::other(Changed));
+                }
+                fs::rename(&stage.path, target)?;
+            }
+        }
+        // After the stage name is gone: its removal moves the change time.
+        let etag = etag_of(&stage.file.metadata()?);
+        sync_parent(target)?;
+        Ok(PutResult { e_tag: Some(etag), version: None, extensions: Default::default() })
+    }
+
+    fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<PutResult> {
+        let stage = Stage::create(&self.stage)?;
+        let mut offset = 0;
+        for block in payload {
+            stage.file.write_all_at(block, offset)?;
+            offset += block.len() as u64;
+        }
+        stage.seal()?;
+        self.publish(&stage, target, mode)
+    }
+
+    /// The visible entries of a folder: regular files, and folders.
+    fn list(&self, prefix: &Path) -> io::Result<ListResult> {
+        let mut result =
+            ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
+        let mut skipped = 0;
+        let entries = match fs::read_dir(self.file(prefix)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(result),
+            entries => entries?,
+        };
+        for entry in entries {
+            // Reading the folder itself failed: what follows is unknown, so the listing is not whole.
+            let entry = entry?;
+            let Some(location) = key(prefix, &entry.file_name()) else {
+                skipped += 1;
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => result.objects.push(meta(location, &metadata)),
+                Ok(metadata) if metadata.is_dir() => result.common_prefixes.push(location),
+                // Gone since, or a link, a pipe, a device, or not readable.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => skipped += 1,
+            }
+        }
+        if prefix.as_ref().is_empty() {
+            self.skipped.store(skipped, Ordering::Relaxed);
+        }
+        Ok(result)
+    }
+
+    fn list_below(&self, prefix: &Path) -> io::Result<Vec<ObjectMeta>> {
+        let mut objects = Vec::new();
+        let mut folders = vec![prefix.clone()];
+        while let Some(folder) = folders.pop() {
+            let found = self.list(&folder)?;
+            objects.extend(found.objects);
+            folders.extend(found.common_prefixes);
+        }
+        Ok(objects)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Directory {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.run(location, move |inner, file| inner.put(&file, &payload, &opts.mode)).await
+    }
+
+    /// The mode of the completion is a [`PutMode`] in `opts.extensions`; [`PutMode::Overwrite`] without one.
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let stage = self.run(location, |inner, _| Stage::create(&inner.stage)).await?;
+        Ok(Box::new(StagedUpload {
+            directory: self.clone(),
+            location: location.clone(),
+            mode: opts.extensions.get::<PutMode>().cloned().unwrap_or_default(),
+            stage: Some(Arc::new(stage)),
+            offset: 0,
+        }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (key, path) = (location.clone(), self.0.file(location));
+        let opening = self.0.errands.run(move || {
+            // Not following links, and not waiting for the other end of a pipe.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(flags.bits().cast_signed())
+                .open(&path)
+                .map_err(|error| hide_folder(&path, hide_link(error)))?;
+            let metadata = regular(file.metadata()?)?;
+            Ok((file, meta(key, &metadata)))
+        });
+        let opened =
+            opening.await.map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?;
+        let (file, meta) = opened.map_err(|error| named(location, error))?;
+        options.check_preconditions(&meta)?;
+        let range = match &options.range {
+            None => 0..meta.size,
+            Some(range) => range
+                .as_range(meta.size)
+                .map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?,
+        };
+        let blocks = if options.head {
+            stream::empty().boxed()
+        } else {
+            blocks(file, range.clone(), location.clone())
+        };
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(blocks),
+            meta,
+            range,
+            attributes: Default::default(),
+            extensions: Default::default(),
+        })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let directory = self.clone();
+        locations
+            .and_then(move |location| {
+                let directory = directory.clone();
+                async move {
+                    directory
+                        .run(&location, |_, file| {
+                            fs::remove_file(&file)?;
+                            sync_parent(&file)
+                        })
+                        .await?;
+                    Ok(location)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let directory = self.clone();
+        let prefix = prefix.cloned().unwrap_or_default();
+        stream::once(async move {
+            let folder = prefix.clone();
+            let objects = directory.run(&prefix, move |inner, _| inner.list_below(&folder)).await?;
+            Ok::<_, Error>(stream::iter(objects.into_iter().map(Ok)))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let folder = prefix.cloned().unwrap_or_default();
+        self.run(&folder.clone(), move |inner, _| inner.list(&folder)).await
+    }
+
+    async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
+        Err(Error::NotImplemented { operation: "copy".into(), implementer: STORE.into() })
+    }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.root.display())
+    }
+}
+
+fn names_in(folder: &FilePath) -> io::Result<Vec<String>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Held until dropped: one of the threads of one of the processes on the directory.
+struct Lock<'a> {
+    _turn: std::sync::MutexGuard<'a, ()>,
+    _file: File,
+}
+
+/// A file being written, under a name that no listing shows. Gone when dropped, unless it was published.
+#[derive(Debug)]
+struct Stage {
+    path: PathBuf,
+    file: File,
+}
+
+impl Stage {
+    /// Makes a staged file and holds it by a lock, so that no starting process takes it for a leftover.
+    fn create(folder: &FilePath) -> io::Result<Self> {
+        loop {
+            let path = folder.join(uuid::Uuid::new_v4().simple().to_string());
+            let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    create_dir_synced(folder)?;
+                    continue;
+                }
+                file => file?,
+            };
+            file.lock()?;
+            // Between the two lines above another process may have cleared it away.
+            if file.metadata()?.nlink() > 0 {
+                return Ok(Self { path, file });
+            }
+        }
+    }
+
+    /// Makes the bytes durable, under a modification time of their own.
+    ///
+    /// The kernel's is that of its last tick, up to 10 ms ago on kernels before 6.13, and a removed file's inode is
+    /// used again at once: without this, two files published in one tick could have the same ETag.
+    fn seal(&self) -> io::Result<()> {
+        self.file.set_modified(SystemTime::now())?;
+        self.file.sync_all()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Already gone if it was published.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[derive(Debug)]
+struct StagedUpload {
+    directory: Directory,
+    location: Path,
+    mode: PutMode,
+    stage: Option<Arc<Stage>>,
+    offset: u64,
+}
+
+impl StagedUpload {
+    fn finished(&self) -> Error {
+        Error::Generic { store: STORE, source: format!("the upload of {} has ended", self.location).into() }
+    }
+}
+
+impl Drop for StagedUpload {
+    /// Removing a large file takes a while; not on a thread that serves requests.
+    fn drop(&mut self) {
+        if let (Some(stage), Ok(runtime)) = (self.stage.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(stage));
+        }
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for StagedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (directory, location) = (self.directory.clone(), self.location.clone());
+        let Some(stage) = self.stage.clone() else {
+            let error = self.finished();
+            return Box::pin(async { Err(error) });
+        };
+        let mut offset = self.offset;
+        self.offset += data.content_length() as u64;
+        Box::pin(async move {
+            directory
+                .run(&location, move |_, _| {
+                    for block in &data {
+                        stage.file.write_all_at(block, offset)?;
+                        offset += block.len() as u64;
+                    }
+                    Ok(())
+                })
+                .await
+        })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let stage = self.stage.take().ok_or_else(|| self.finished())?;
+        let mode = self.mode.clone();
+        self.directory
+            .run(&self.location, move |inner, target| {
+                stage.seal()?;
+                inner.publish(&stage, &target, &mode)
+            })
+            .await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let stage = self.stage.take();
+        self.directory.run(&self.location, move |_, _| drop_stage(stage)).await
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the shape of blocking work")]
+fn drop_stage(stage: Option<Arc<Stage>>) -> io::Result<()> {
+    drop(stage);
+    Ok(())
+}
+
+/// The bytes of `range`, block by block. A file that ends before is an error: the length was promised.
+fn blocks(file: File, range: Range<u64>, location: Path) -> BoxStream<'static, Result<Bytes>> {
+    stream::try_unfold((Arc::new(file), range), move |(file, range)| {
+        let location = location.clone();
+        async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let end = range.end.min(range.start + BLOCK_BYTES);
+            let (reader, start) = (Arc::clone(&file), range.start);
+            let block = tokio::task::spawn_blocking(move || read_block(&reader, start..end))
+                .await
+                .map_err(|source| Error::JoinError { source })?
+                .map_err(|error| named(&location, error))?;
+            Ok(Some((block, (file, end..range.end))))
+        }
+    })
+    .boxed()
+}
+
+/// Reads exactly `range`, into memory that was not zeroed before.
+fn read_block(mut file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let length = range.end - range.start;
+    let mut block = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    // The handle is one stream's alone, so its position is too.
+    file.seek(SeekFrom::Start(range.start))?;
+    file.take(length).read_to_end(&mut block)?;
+    if block.len() as u64 == length {
+        Ok(block.into())
+    } else {
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"))
+    }
+}
+
+/// The key of an entry; `None` if no key reads back as exactly this name.
+fn key(prefix: &Path, name: &OsStr) -> Option<Path> {
+    let name = name.to_str()?;
+    let location = if prefix.as_ref().is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+    let parsed = Path::parse(&location).ok()?;
+    (parsed.as_ref() == location).then_some(parsed)
+}
+
+fn meta(location: Path, metadata: &Metadata) -> ObjectMeta {
+    let modified =
+        DateTime::from_timestamp(metadata.mtime(), u32::try_from(metadata.mtime_nsec()).unwrap_or(0));
+    ObjectMeta {
+        location,
+        last_modified: modified.unwrap_or(DateTime::<Utc>::UNIX_EPOCH),
+        size: metadata.len(),
+        e_tag: Some(etag_of(metadata)),
+        version: None,
+    }
+}
+
+fn etag_of(metadata: &Metadata) -> String {
+    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    format!(
+        "\"{:x}-{:x}-{:x}-{:x}\"",
+        metadata.ino(),
+        metadata.len(),
+        nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+    )
+}
+
+/// Folders, links, pipes and devices are no objects.
+fn regular(metadata: Metadata) -> io::Result<Metadata> {
+    if metadata.is_file() { Ok(metadata) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// A folder that may not be read is no object, just as one that may.
+fn hide_folder(path: &FilePath, error: io::Error) -> io::Error {
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    if denied && path.is_dir() { io::ErrorKind::NotFound.into() } else { error }
+}
+
+/// Opening a symbolic link with `O_NOFOLLOW`, or a socket, fails with errors of their own: no object either.
+fn hide_link(error: io::Error) -> io::Error {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&error) {
+        Some(Errno::LOOP | Errno::NXIO | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            io::ErrorKind::NotFound.into()
+        }
+        _ => error,
+    }
+}
+
+/// The object under this key is not the expected one.
+#[derive(Debug, thiserror::Error)]
+#[error("the object changed")]
+struct Changed;
+
+/// An I/O error in `object_store`'s words.
+fn named(location: &Path, error: io::Error) -> Error {
+    let (path, kind) = (location.to_string(), error.kind());
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Changed>) {
+        return Error::Precondition { path, source: Box::new(error) };
+    }
+    match kind {
+        io::ErrorKind::NotFound => Error::NotFound { path, source: Box::new(error) },
+        io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
+            Error::AlreadyExists { path, source: Box::new(error) }
+        }
+        io::ErrorKind::PermissionDenied => Error::PermissionDenied { path, source: Box::new(error) },
+        _ => Error::Generic { store: STORE, source: format!("{location}: {error}").into() },
+    }
+}
+
+fn create_parent(file: &FilePath) -> io::Result<()> {
+    file.parent().map_or(Ok(()), create_dir_synced)
+}
+
+/// Makes a folder and those above it, each durable before the next.
+fn create_dir_synced(folder: &FilePath) -> io::Result<()> {
+    let made = match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_parent(folder)?;
+            // Tried once more, not for ever: below `/proc` the answer stays the same.
+            fs::create_dir(folder)
+        }
+        made => made,
+    };
+    match made {
+        Ok(()) => sync_parent(folder),
+        Err(_) if folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the names in the folder of `file` durable.
+fn sync_parent(file: &FilePath) -> io::Result<()> {
+    match file.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
