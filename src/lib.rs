@@ -7,8 +7,8 @@
 //! | a setting and its default | `src/config.default.yaml`, read by [`config`] |
 //! | the layout of the store | top of [`storage`] |
 //! | what a package may be called | [`name`] |
-//! | upload, listing, download, removal | `packages` |
-//! | what counts as latest | `packages` |
+//! | upload, listing, download, removal | [`packages`] |
+//! | what counts as latest | [`packages`] |
 //! | what the sweep removes, and why | [`retention`] |
 //! | who may do what | top of [`auth`] |
 //! | the status of an error | `src/http/error.rs` |
@@ -20,8 +20,12 @@ mod coalesce;
 pub mod config;
 pub mod digest;
 pub mod error;
+pub mod hasher;
 pub mod marker;
 pub mod name;
+pub mod packages;
+mod rendered;
 pub mod retention;
 pub mod storage;
+pub mod sweep;
 pub mod telemetry;

@@ -1,0 +1,679 @@
+//! The packages: list, find, upload, open, delete.
+//!
+//! - A listing is at least as new as the request for it, and costs the store one look at a time.
+//! - What retention will remove is out of the listing at once.
+//! - An upload is visible whole or not at all, and its marker is durable before it is acknowledged.
+//! - A removal spares what changed since it was judged.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, SubsecRound, Utc};
+use futures_util::{StreamExt, TryStreamExt, future, stream, stream::BoxStream};
+use object_store::{GetOptions, ObjectMeta};
+use quick_cache::{Weighter, sync::Cache};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::{
+    coalesce::{Coalesced, Shared},
+    config::Config,
+    digest::Digest,
+    error::{Error, Result},
+    marker::{Marker, Source, name_hash, unquoted},
+    name::PackageName,
+    rendered::Rendered,
+    retention::{Candidate, Decision, Origin, Policy, decide},
+    storage::{Found, Storage, Upload},
+};
+
+/// How long a digest that the last listing did not know is taken to be unknown still.
+const UNKNOWN_DIGEST: Duration = Duration::from_secs(1);
+
+/// How long after its last write a package without a marker may be an upload that is about to get one, so that the
+/// last listing is no answer.
+const MARKER_DUE: chrono::Duration = chrono::Duration::minutes(1);
+
+/// The file that the Python server wrote beside each upload: 64 hex digits, no newline.
+const SIDECAR_SUFFIX: &str = ".sha256";
+const SIDECAR_BYTES: u64 = 64;
+
+/// A package, as a listing or an upload found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Under which it is downloaded.
+    pub name: PackageName,
+    /// In bytes.
+    pub size: u64,
+    /// Strong, with its quotes.
+    pub etag: String,
+    /// When its bytes were last written.
+    pub modified: DateTime<Utc>,
+    /// When it was published; for what was copied in by hand, when it was last modified.
+    pub created_at: DateTime<Utc>,
+    /// `None` until the background hasher has seen it.
+    pub sha256: Option<Digest>,
+    /// `None` while there is no marker, and no sidecar either.
+    pub source: Option<Source>,
+    /// Whether it has a marker.
+    pub marked: bool,
+}
+
+impl Package {
+    /// The marker it was listed with; none for a package of the Python server, whose sidecar took its place.
+    fn marker(&self) -> Option<Marker> {
+        if !self.marked {
+            return None;
+        }
+        Some(Marker {
+            name_hash: name_hash(self.name.as_str()),
+            etag: unquoted(&self.etag).to_owned(),
+            size: self.size,
+            sha256: self.sha256?,
+            source: self.source?,
+            time: self.created_at,
+        })
+    }
+}
+
+impl From<&Package> for Candidate {
+    fn from(package: &Package) -> Self {
+        Self {
+            name: package.name.to_string(),
+            size: package.size,
+            time: package.created_at,
+            origin: match package.source {
+                Some(Source::Published) => Origin::Published,
+                Some(Source::Found) => Origin::Found,
+                None => Origin::Unmarked,
+            },
+        }
+    }
+}
+
+/// All packages at one moment.
+#[derive(Debug)]
+pub struct Listing {
+    /// Newest first, then by name; those beyond what retention keeps too.
+    all: Vec<Package>,
+    /// For each of `all`: whether retention lets it be seen.
+    listed: Vec<bool>,
+    by_name: HashMap<PackageName, usize>,
+    /// The Python server's digest file of a package.
+    sidecars: HashMap<PackageName, ObjectMeta>,
+    /// The markers' names.
+    markers: Vec<String>,
+    /// The latest time in any marker.
+    newest: Option<DateTime<Utc>>,
+    /// From when on retention may judge otherwise, though nothing in the store changed.
+    expires: Option<DateTime<Utc>>,
+    /// Answers made from this listing.
+    pub(crate) rendered: Rendered,
+}
+
+impl Listing {
+    /// The packages that are listed, newest first.
+    pub fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.all.iter().zip(&self.listed).filter(|(_, listed)| **listed).map(|(package, _)| package)
+    }
+
+    /// Every package, newest first; those that retention hides until they are removed too.
+    pub fn all(&self) -> &[Package] {
+        &self.all
+    }
+
+    /// The package of this name, listed or not.
+    pub fn find(&self, name: &PackageName) -> Option<&Package> {
+        self.by_name.get(name).map(|&index| &self.all[index])
+    }
+
+    /// Markers that describe nothing any more: no package has the name, or the package has a marker of its own.
+    pub fn stale_markers(&self) -> Vec<&str> {
+        let live: HashMap<String, &Package> =
+            self.all.iter().map(|package| (name_hash(package.name.as_str()), package)).collect();
+        let stale = |name: &&String| match Marker::parse(name) {
+            // Not ours to judge.
+            None => false,
+            Some(marker) => match live.get(&marker.name_hash) {
+                None => true,
+                // A package that waits for the hasher may get its publish time from an older marker.
+                Some(package) => package.source.is_some() && !marker.describes(&package.etag, package.size),
+            },
+        };
+        self.markers.iter().filter(stale).map(String::as_str).collect()
+    }
+
+    /// When a package with these bytes was last published under this name, by any marker.
+    fn published(&self, name: &PackageName, size: u64, sha256: Digest) -> Option<DateTime<Utc>> {
+        let hash = name_hash(name.as_str());
+        self.markers
+            .iter()
+            .filter(|marker| marker.starts_with(&hash))
+            .filter_map(|marker| Marker::parse(marker))
+            .filter(|marker| {
+                marker.source == Source::Published && marker.size == size && marker.sha256 == sha256
+            })
+            .map(|marker| marker.time)
+            .max()
+    }
+}
+
+/// The packages of one store.
+#[derive(Clone)]
+pub struct Packages(Arc<Inner>);
+
+struct Inner {
+    storage: Storage,
+    policy: Policy,
+    max_upload_bytes: u64,
+    listing_max_age: Duration,
+    listings: Shared<Listing>,
+    last: Mutex<Option<Last>>,
+    sidecars: Cache<(PackageName, String), Option<Digest>>,
+    cache: Cache<(PackageName, String), Bytes, ByBytes>,
+    cache_room: Semaphore,
+    max_cached_bytes: u64,
+    changed: Notify,
+    unhashed: Notify,
+}
+
+/// What the last flight found, and what was made of it.
+struct Last {
+    begun: Instant,
+    found: Found,
+    listing: Arc<Listing>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<(PackageName, String), Bytes> for ByBytes {
+    fn weight(&self, _: &(PackageName, String), bytes: &Bytes) -> u64 {
+        bytes.len() as u64
+    }
+}
+
+impl Packages {
+    /// The packages in `storage`, kept as `config` says.
+    pub fn new(storage: Storage, config: &Config) -> Self {
+        Self(Arc::new_cyclic(|inner: &std::sync::Weak<Inner>| {
+            let inner = inner.clone();
+            let listings = Coalesced::new(move || {
+                let inner = inner.clone();
+                Box::pin(async move {
+                    match inner.upgrade() {
+                        Some(inner) => inner.fly().await.map_err(Arc::new),
+                        None => Err(Arc::new(Error::Internal(anyhow::anyhow!("the server is going down")))),
+                    }
+                })
+            });
+            let cache = &config.cache;
+            let room = usize::try_from(cache.total_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+            Inner {
+                storage,
+                policy: Policy::from(config),
+                max_upload_bytes: config.max_upload_bytes,
+                listing_max_age: config.listing_max_age,
+                listings,
+                last: Mutex::new(None),
+                sidecars: Cache::new(16_384),
+                cache: Cache::with_weighter(1024, cache.total_bytes, ByBytes),
+                cache_room: Semaphore::new(room),
+                max_cached_bytes: if cache.total_bytes == 0 { 0 } else { cache.max_package_bytes },
+                changed: Notify::new(),
+                unhashed: Notify::new(),
+            }
+        }))
+    }
+
+    /// The store behind.
+    pub fn storage(&self) -> &Storage {
+        &self.0.storage
+    }
+
+    /// What retention keeps.
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// The largest upload taken, in bytes.
+    pub fn max_upload_bytes(&self) -> u64 {
+        self.0.max_upload_bytes
+    }
+
+    /// All packages, as they are now or later (but see `listing_max_age`).
+    pub async fn list(&self) -> Result<Arc<Listing>> {
+        if let Some(listing) = self.0.recent(self.0.listing_max_age) {
+            return Ok(listing);
+        }
+        self.0.listings.answer().await
+    }
+
+    /// How many times the store was listed for callers.
+    pub fn listings(&self) -> u64 {
+        self.0.listings.flights()
+    }
+
+    /// Begins an upload of `length` bytes, if that is known. Refused at once if the name is taken and replacing was not asked for.
+    pub async fn upload(&self, name: PackageName, overwrite: bool, length: Option<u64>) -> Result<Receiving> {
+        if !overwrite {
+            match self.0.storage.find(&name).await {
+                Ok(_) => return Err(Error::AlreadyExists(name.to_string())),
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let upload = self.0.storage.upload(&name, overwrite, length);
+        Ok(Receiving { packages: self.clone(), name, overwrite, upload })
+    }
+
+    /// A package, ready to be read.
+    pub async fn open(&self, name: &PackageName) -> Result<Opened> {
+        let ObjectMeta { size, e_tag, last_modified, .. } = self.0.storage.find(name).await?;
+        let etag = e_tag.unwrap_or_default();
+        let sha256 = self.digest(name, &etag).await;
+        Ok(Opened {
+            inner: Arc::clone(&self.0),
+            name: name.clone(),
+            size,
+            etag,
+            modified: last_modified,
+            sha256,
+        })
+    }
+
+    /// Deletes a package; `Error::Changed` if it was replaced meanwhile.
+    pub async fn delete(&self, name: &PackageName) -> Result<Package> {
+        // Never a listing from before the request: it could lack what the caller has just uploaded.
+        let listing = self.fresh().await?;
+        let package = listing.find(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
+        self.remove(&listing, package).await?;
+        self.0.changed.notify_one();
+        Ok(package.clone())
+    }
+
+    /// Removes a package that a listing judged, if it is still the same.
+    pub(crate) async fn remove(&self, listing: &Listing, package: &Package) -> Result<()> {
+        self.remove_sidecar(listing, &package.name).await?;
+        self.0.storage.remove(&package.name, &package.etag, package.marker().as_ref()).await
+    }
+
+    /// Waits until something was uploaded or deleted through this process.
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Waits until a listing has found packages without a digest.
+    pub(crate) async fn unhashed(&self) {
+        self.0.unhashed.notified().await;
+    }
+
+    /// A listing begun after this call, whatever `listing_max_age` says.
+    pub(crate) async fn fresh(&self) -> Result<Arc<Listing>> {
+        self.0.listings.answer().await
+    }
+
+    /// Remembers the digest of a package that had no marker.
+    ///
+    /// If an older marker says that these very bytes were published under this name, they still are: a `chown`, a
+    /// restored backup or a move to another disk changes the ETag, not the package.
+    pub(crate) async fn put_digest(
+        &self,
+        listing: &Listing,
+        package: &Package,
+        sha256: Digest,
+    ) -> Result<()> {
+        let published = listing.published(&package.name, package.size, sha256);
+        let marker = Marker {
+            name_hash: name_hash(package.name.as_str()),
+            etag: unquoted(&package.etag).to_owned(),
+            size: package.size,
+            sha256,
+            source: if published.is_some() { Source::Published } else { Source::Found },
+            time: published.unwrap_or(package.modified).trunc_subsecs(3),
+        };
+        self.0.storage.put_marker(&marker).await
+    }
+
+    /// The digest of a package at an ETag, from the last listing where that knows it.
+    async fn digest(&self, name: &PackageName, etag: &str) -> Option<Digest> {
+        let same = |listing: &Listing| listing.find(name).filter(|package| package.etag == etag).cloned();
+        if let Some(package) = self.0.recent(Duration::MAX).and_then(|listing| same(&listing))
+            && package.sha256.is_some()
+        {
+            return package.sha256;
+        }
+        let settled = |package: &Package| Utc::now() - package.modified > MARKER_DUE;
+        if self.0.recent(UNKNOWN_DIGEST).and_then(|listing| same(&listing)).as_ref().is_some_and(settled) {
+            return None;
+        }
+        // A download goes on without it.
+        same(&*self.fresh().await.ok()?)?.sha256
+    }
+
+    async fn remove_sidecar(&self, listing: &Listing, name: &PackageName) -> Result<()> {
+        let Some(sidecar) = listing.sidecars.get(name) else {
+            return Ok(());
+        };
+        let Some(file) = PackageName::existing(sidecar.location.as_ref()) else {
+            return Ok(());
+        };
+        match self.0.storage.remove(&file, sidecar.e_tag.as_deref().unwrap_or_default(), None).await {
+            Err(Error::NotFound(_) | Error::Changed(_)) => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+impl Inner {
+    /// The last listing, if it was begun at most `age` ago and still holds.
+    fn recent(&self, age: Duration) -> Option<Arc<Listing>> {
+        if age.is_zero() {
+            return None;
+        }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|last| last.begun.elapsed() <= age).map(|last| Arc::clone(&last.listing))
+    }
+
+    /// Lists the store; if nothing changed, the last listing and every answer made from it are kept.
+    async fn fly(&self) -> Result<Arc<Listing>> {
+        let (begun, now) = (Instant::now(), Utc::now());
+        let found = self.storage.list().await?;
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(last) = last.as_mut()
+                && last.found == found
+                && last.listing.expires.is_none_or(|expires| now < expires)
+            {
+                last.begun = begun;
+                return Ok(Arc::clone(&last.listing));
+            }
+        }
+        let sidecars = self.read_sidecars(&found).await;
+        let listing = Arc::new(assemble(&found, &sidecars, &self.policy, now));
+        if listing.all.iter().any(|package| package.sha256.is_none()) {
+            self.unhashed.notify_one();
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let skipped = found.skipped;
+        if skipped > 0 && last.as_ref().is_none_or(|last| last.found.skipped != skipped) {
+            tracing::warn!(
+                event = "listing",
+                skipped,
+                "entries of the storage that cannot be packages are left out: links, pipes, unreadable ones, or \
+                 names with control characters"
+            );
+        }
+        *last = Some(Last { begun, found, listing: Arc::clone(&listing) });
+        Ok(listing)
+    }
+
+    /// What the files that may be sidecars say.
+    async fn read_sidecars(&self, found: &Found) -> HashMap<PackageName, Digest> {
+        let candidates: Vec<ObjectMeta> = found
+            .objects
+            .iter()
+            .filter(|object| {
+                object.size == SIDECAR_BYTES && object.location.as_ref().ends_with(SIDECAR_SUFFIX)
+            })
+            .cloned()
+            .collect();
+        let read = stream::iter(candidates).map(|object| self.read_sidecar(object)).buffer_unordered(16);
+        read.filter_map(future::ready).collect().await
+    }
+
+    /// The digest in a file, if it is one and nothing else; read once for as long as the file does not change.
+    async fn read_sidecar(&self, object: ObjectMeta) -> Option<(PackageName, Digest)> {
+        let name = PackageName::existing(object.location.as_ref())?;
+        let key = (name.clone(), object.e_tag.unwrap_or_default());
+        let digest = if let Some(known) = self.sidecars.get(&key) {
+            known
+        } else {
+            let options = GetOptions::new().with_if_match(Some(key.1.clone()));
+            // Unreadable or just replaced: no sidecar this time, and nothing remembered.
+            let bytes = self.storage.open(&name, options).await.ok()?.bytes().await.ok()?;
+            let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok());
+            self.sidecars.insert(key, digest);
+            digest
+        };
+        digest.map(|digest| (name, digest))
+    }
+}
+
+/// Makes a listing of what was found. Pure.
+fn assemble(
+    found: &Found,
+    digests: &HashMap<PackageName, Digest>,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Listing {
+    let mut markers: HashMap<String, Vec<Marker>> = HashMap::new();
+    let mut newest = None;
+    for marker in found.markers.iter().filter_map(|name| Marker::parse(name)) {
+        newest = newest.max(Some(marker.time));
+        markers.entry(marker.name_hash.clone()).or_default().push(marker);
+    }
+    let marker_of = |name: &PackageName, object: &ObjectMeta| {
+        let etag = object.e_tag.as_deref().unwrap_or_default();
+        let of_name = markers.get(&name_hash(name.as_str()))?.iter();
+        let matching = of_name.filter(|marker| marker.describes(etag, object.size));
+        // The newest `published` wins, then the newest found.
+        matching.max_by_key(|marker| (marker.source, marker.time))
+    };
+    let objects: HashMap<PackageName, (&ObjectMeta, Option<&Marker>)> = found
+        .objects
+        .iter()
+        .filter_map(|object| {
+            let name = PackageName::existing(object.location.as_ref())?;
+            let marker = marker_of(&name, object);
+            Some((name, (object, marker)))
+        })
+        .collect();
+    let published = |name: &PackageName| {
+        objects
+            .get(name)
+            .and_then(|(_, marker)| *marker)
+            .is_some_and(|marker| marker.source == Source::Published)
+    };
+
+    // A sidecar lies beside a package of the Python server; what was uploaded here is never one, and has none.
+    let mut sidecars = HashMap::new();
+    for file in digests.keys().filter(|file| !published(file)) {
+        let sibling = file.as_str().strip_suffix(SIDECAR_SUFFIX).and_then(PackageName::existing);
+        if let Some(sibling) = sibling.filter(|sibling| objects.contains_key(sibling) && !published(sibling))
+        {
+            sidecars.insert(sibling, objects[file].0.clone());
+        }
+    }
+    let is_sidecar = |name: &PackageName| {
+        name.as_str()
+            .strip_suffix(SIDECAR_SUFFIX)
+            .and_then(|sibling| sidecars.get(sibling))
+            .is_some_and(|sidecar| sidecar.location.as_ref() == name.as_str())
+    };
+
+    let mut all: Vec<Package> = objects
+        .iter()
+        .filter(|(name, _)| !is_sidecar(name))
+        .map(|(name, (object, marker))| {
+            let sidecar = sidecars
+                .get(name)
+                .filter(|sidecar| marker.is_none() && sidecar.last_modified >= object.last_modified)
+                .and_then(|sidecar| digests.get(sidecar.location.as_ref()));
+            Package {
+                name: name.clone(),
+                size: object.size,
+                etag: object.e_tag.clone().unwrap_or_default(),
+                modified: object.last_modified,
+                created_at: marker.map_or(object.last_modified, |marker| marker.time),
+                sha256: marker.map(|marker| marker.sha256).or(sidecar.copied()),
+                source: marker.map(|marker| marker.source).or(sidecar.map(|_| Source::Published)),
+                marked: marker.is_some(),
+            }
+        })
+        .collect();
+    all.sort_unstable_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
+
+    let candidates: Vec<Candidate> = all.iter().map(Candidate::from).collect();
+    let listed = decide(&candidates, policy, now).iter().map(Decision::listed).collect();
+    let expires = policy
+        .max_age
+        .and_then(|age| chrono::Duration::from_std(age).ok())
+        .and_then(|age| all.iter().map(|package| package.created_at + age).filter(|&end| end > now).min());
+    Listing {
+        by_name: all.iter().enumerate().map(|(index, package)| (package.name.clone(), index)).collect(),
+        all,
+        listed,
+        sidecars,
+        markers: found.markers.clone(),
+        newest,
+        expires,
+        rendered: Default::default(),
+    }
+}
+
+/// A package being received.
+pub struct Receiving {
+    packages: Packages,
+    name: PackageName,
+    overwrite: bool,
+    upload: Upload,
+}
+
+impl Receiving {
+    /// Takes the next bytes; refuses those past the limit.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let limit = self.packages.0.max_upload_bytes;
+        if self.upload.size() + bytes.len() as u64 > limit {
+            return Err(Error::TooLarge(limit));
+        }
+        self.upload.write(bytes).await
+    }
+
+    /// Publishes what was received, durable and with its marker, if its digest is the `declared` one.
+    ///
+    /// Runs to its end even if the caller goes away.
+    pub async fn commit(self, declared: Option<Digest>) -> Result<Package> {
+        let committed = tokio::spawn(self.publish(declared)).await;
+        committed.map_err(|error| Error::Internal(error.into()))?
+    }
+
+    async fn publish(mut self, declared: Option<Digest>) -> Result<Package> {
+        let size = self.upload.size();
+        if size == 0 {
+            return Err(Error::Invalid("the file is empty; send its bytes".into()));
+        }
+        let sha256 = self.upload.digest().await?;
+        if let Some(declared) = declared.filter(|&declared| declared != sha256) {
+            let (declared, actual) = (declared.to_string(), sha256.to_string());
+            return Err(Error::DigestMismatch { declared, actual });
+        }
+        let packages = &self.packages;
+        let listing = packages.fresh().await?;
+        if self.overwrite {
+            // First, or a crash would leave the old digest beside the new bytes.
+            packages.remove_sidecar(&listing, &self.name).await?;
+        }
+        let written = self.upload.commit().await?;
+        let storage = &packages.0.storage;
+        // Later than everything published before, also by a server whose clock is ahead.
+        let newest = listing.newest;
+        let after_newest = newest.map(|newest| newest + chrono::Duration::milliseconds(1));
+        let now = Utc::now().trunc_subsecs(3);
+        let time = after_newest.map_or(now, |after| after.max(now));
+        let marker = Marker {
+            name_hash: name_hash(self.name.as_str()),
+            etag: unquoted(&written.etag).to_owned(),
+            size,
+            sha256,
+            source: Source::Published,
+            time,
+        };
+        storage.put_marker(&marker).await?;
+        storage.confirm(&written).await?;
+        packages.0.changed.notify_one();
+        Ok(Package {
+            name: self.name,
+            size,
+            etag: written.etag,
+            modified: now,
+            created_at: time,
+            sha256: Some(sha256),
+            source: Some(Source::Published),
+            marked: true,
+        })
+    }
+}
+
+/// A package at one ETag, whose bytes have not been read yet.
+pub struct Opened {
+    inner: Arc<Inner>,
+    name: PackageName,
+    /// In bytes.
+    pub size: u64,
+    /// Strong, with its quotes.
+    pub etag: String,
+    /// When its bytes were last written.
+    pub modified: DateTime<Utc>,
+    /// `None` until the background hasher has seen it.
+    pub sha256: Option<Digest>,
+}
+
+impl Opened {
+    /// The name it was opened under.
+    pub fn name(&self) -> &PackageName {
+        &self.name
+    }
+
+    /// The bytes of `range`; `Error::Changed` if the package was replaced since it was opened.
+    pub async fn read(&self, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if let Some(bytes) = self.cached().await? {
+            let bounds = |bound| usize::try_from(bound).unwrap_or(usize::MAX);
+            let part = bytes.slice(bounds(range.start)..bounds(range.end));
+            return Ok(stream::once(async { Ok(part) }).boxed());
+        }
+        self.stream(range).await
+    }
+
+    /// The whole package, if it is small enough for the cache.
+    async fn cached(&self) -> Result<Option<Bytes>> {
+        let inner = &self.inner;
+        if self.size == 0 || self.size > inner.max_cached_bytes {
+            return Ok(None);
+        }
+        let key = (self.name.clone(), self.etag.clone());
+        if let Some(bytes) = inner.cache.get(&key) {
+            return Ok(Some(bytes));
+        }
+        // What is being read for the cache must not outgrow it.
+        let Ok(_room) = inner.cache_room.try_acquire_many(u32::try_from(self.size).unwrap_or(u32::MAX))
+        else {
+            return Ok(None);
+        };
+        let read = async {
+            let blocks: Vec<Bytes> = self.stream(0..self.size).await?.try_collect().await?;
+            Ok(match <[Bytes; 1]>::try_from(blocks) {
+                Ok([only]) => only,
+                Err(blocks) => blocks.concat().into(),
+            })
+        };
+        inner.cache.get_or_insert_async(&key, read).await.map(Some)
+    }
+
+    async fn stream(&self, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let options = GetOptions::new().with_if_match(Some(self.etag.clone()));
+        let options = if range == (0..self.size) { options } else { options.with_range(Some(range)) };
+        let name = self.name.to_string();
+        let bytes = self.inner.storage.open(&self.name, options).await?.into_stream();
+        let broken =
+            move |error| Error::Unavailable(anyhow::Error::new(error).context(format!("reading `{name}`")));
+        Ok(bytes.map_err(broken).boxed())
+    }
+}

@@ -1,0 +1,112 @@
+//! The sweep: removes what [`retention`](crate::retention) says, and clears up after uploads.
+//!
+//! - Any number of processes may sweep one store at once: each removal spares what changed since it was judged, and
+//!   two sweepers that see the same thing remove the same thing.
+//! - The first pass over a store only says what it would remove: a wrong setting on an old data directory costs
+//!   nothing that way.
+//! - What fails is logged and left to the next pass.
+
+use std::time::Duration;
+
+use chrono::Utc;
+
+use crate::{
+    error::{Error, Result},
+    packages::Packages,
+    retention::{Candidate, Verdict, decide},
+};
+
+/// How long after an upload the sweep waits for further ones.
+const NUDGE_DELAY: Duration = Duration::from_secs(2);
+
+/// What a pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Packages kept.
+    pub kept: usize,
+    /// Packages removed; on a first pass, those that would be.
+    pub removed: usize,
+    /// Removals that failed; the next pass tries again.
+    pub failed: usize,
+    /// Whether this was the first pass over the store, which removes nothing.
+    pub first: bool,
+}
+
+/// Sweeps every `interval` (give or take a tenth, so that replicas do not march in step) and after uploads, for ever.
+pub async fn run(packages: Packages, interval: Duration) {
+    loop {
+        if let Err(error) = pass(&packages).await {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(event = "sweep", error, "the sweep could not look at the store; it tries again");
+        }
+        let jitter = interval.mul_f64(rand::random_range(0.9..1.1));
+        tokio::select! {
+            () = tokio::time::sleep(jitter) => {}
+            () = packages.changed() => tokio::time::sleep(NUDGE_DELAY).await,
+        }
+    }
+}
+
+/// Judges every package and removes what goes.
+pub async fn pass(packages: &Packages) -> Result<Swept> {
+    let storage = packages.storage();
+    let first = !storage.was_swept().await?;
+    let listing = packages.fresh().await?;
+    let candidates: Vec<Candidate> = listing.all().iter().map(Candidate::from).collect();
+    let mut swept = Swept { first, ..Swept::default() };
+    for (package, decision) in listing.all().iter().zip(decide(&candidates, packages.policy(), Utc::now())) {
+        let name = &package.name;
+        // What only waits for its marker is named too: in a directory of old files that is all of them.
+        if first && !decision.listed() {
+            swept.removed += 1;
+            tracing::warn!(
+                event = "sweep",
+                "package.name" = %name,
+                reason = %decision.reason,
+                "a later sweep removes `{name}`: {}",
+                decision.reason
+            );
+            continue;
+        }
+        if decision.verdict != Verdict::Remove {
+            swept.kept += 1;
+            continue;
+        }
+        match packages.remove(&listing, package).await {
+            Ok(()) => {
+                swept.removed += 1;
+                tracing::info!(
+                    event = "sweep",
+                    "package.name" = %name,
+                    size_bytes = package.size,
+                    sha256 = package.sha256.map(tracing::field::display),
+                    reason = %decision,
+                    "removed `{name}`: {decision}"
+                );
+            }
+            // Somebody else was faster, or it was replaced: then it is not what was judged.
+            Err(Error::NotFound(_) | Error::Changed(_)) => {}
+            Err(error) => {
+                swept.failed += 1;
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(event = "sweep", "package.name" = %name, error, "cannot remove `{name}`");
+            }
+        }
+    }
+    if first {
+        storage.set_swept().await?;
+    }
+    housekeep(packages).await?;
+    Ok(swept)
+}
+
+/// Removes markers of what is gone, and what broken uploads left.
+async fn housekeep(packages: &Packages) -> Result<()> {
+    let storage = packages.storage();
+    storage.clear_unfinished().await?;
+    let listing = packages.fresh().await?;
+    for marker in listing.stale_markers() {
+        storage.remove_marker(marker).await?;
+    }
+    Ok(())
+}
