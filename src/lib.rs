@@ -3,7 +3,7 @@
 //!
 //! | where is …? | here |
 //! |---|---|
-//! | a URL | `http` |
+//! | a URL | [`http`] |
 //! | a setting and its default | `src/config.default.yaml`, read by [`config`] |
 //! | the layout of the store | top of [`storage`] |
 //! | what a package may be called | [`name`] |
@@ -21,6 +21,7 @@ pub mod config;
 pub mod digest;
 pub mod error;
 pub mod hasher;
+pub mod http;
 pub mod marker;
 pub mod name;
 pub mod packages;

@@ -1,0 +1,272 @@
+//! The bytes of a package: conditions (RFC 9110, section 13), one range (section 14), and headers that keep them
+//! harmless in a browser.
+
+use std::{ops::Range, time::SystemTime};
+
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use headers::{
+    ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_range::{HttpRange, HttpRangeParseError};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    App,
+    error::Problem,
+    extract::{Asked, Name, Reader, choice},
+};
+use crate::{
+    config::Downloads,
+    error::{Error, Result},
+    name::PackageName,
+    packages::Opened,
+};
+
+/// A package replaced while a request ran is opened again this often.
+const ATTEMPTS: usize = 3;
+
+/// What RFC 8187 leaves as it is in `filename*`: its `attr-char`.
+const ATTR_CHAR: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
+
+/// How a download is asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct DownloadQuery {
+    /// Whether the store itself shall send the bytes, where the operator allows to choose.
+    #[serde(default, deserialize_with = "choice")]
+    #[schemars(with = "bool", skip_serializing_if = "Option::is_none")]
+    redirect: Option<bool>,
+}
+
+/// `GET /assets/{name}`, and `HEAD`.
+pub(super) async fn download(
+    _: Reader,
+    State(app): State<App>,
+    Name(name): Name,
+    Asked(query): Asked<DownloadQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let redirect = match app.downloads {
+        Downloads::Stream => false,
+        Downloads::OnRequest => query.redirect == Some(true),
+        Downloads::Redirect => query.redirect != Some(false),
+    };
+    let mut attempt = 1;
+    loop {
+        let package = app.packages.open(&name).await?;
+        // A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
+        if redirect
+            && method == Method::GET
+            && matches!(judge(&package, &method, &headers), Judgement::Whole | Judgement::Part(_))
+            && let Some(link) = link(&app, &name).await?
+        {
+            return Ok(link);
+        }
+        match answer(&package, &method, &headers).await {
+            Err(Error::Changed(_)) if attempt < ATTEMPTS => attempt += 1,
+            answer => {
+                if method == Method::GET && answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+                    tracing::info!(event = "download", "package.name" = %name, "sending `{name}`");
+                }
+                return answer;
+            }
+        }
+    }
+}
+
+/// A redirect to the store itself, if it has links.
+async fn link(app: &App, name: &PackageName) -> Result<Option<Response>> {
+    let content_type = mime_guess::from_path(name.as_str()).first_or_octet_stream();
+    let link = app.packages.storage().link(name, &attachment(name.as_str()), content_type.as_ref()).await?;
+    let Some(link) = link else { return Ok(None) };
+    let mut response = StatusCode::FOUND.into_response();
+    insert(&mut response, header::LOCATION, link.into())?;
+    // The link expires, and whoever has it may fetch the package.
+    insert(&mut response, header::CACHE_CONTROL, "no-store".into())?;
+    insert(&mut response, header::REFERRER_POLICY, "no-referrer".into())?;
+    Ok(Some(response))
+}
+
+async fn answer(package: &Opened, method: &Method, headers: &HeaderMap) -> Result<Response> {
+    let mut response = match judge(package, method, headers) {
+        Judgement::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Judgement::Failed => Problem::of(StatusCode::PRECONDITION_FAILED).into_response(),
+        Judgement::Unsatisfiable => {
+            let mut response = Problem::of(StatusCode::RANGE_NOT_SATISFIABLE).into_response();
+            insert(&mut response, header::CONTENT_RANGE, format!("bytes */{}", package.size))?;
+            return Ok(response);
+        }
+        Judgement::Whole => with_bytes(package, method, StatusCode::OK, 0..package.size).await?,
+        Judgement::Part(range) => {
+            let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, package.size);
+            let mut response = with_bytes(package, method, StatusCode::PARTIAL_CONTENT, range).await?;
+            insert(&mut response, header::CONTENT_RANGE, content_range)?;
+            response
+        }
+    };
+    describe(package, &mut response)?;
+    Ok(response)
+}
+
+/// What the conditions and the range of a request come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    Whole,
+    Part(Range<u64>),
+    NotModified,
+    Failed,
+    Unsatisfiable,
+}
+
+/// In the order of RFC 9110, section 13.2.2.
+fn judge(package: &Opened, method: &Method, headers: &HeaderMap) -> Judgement {
+    let modified = SystemTime::from(package.modified);
+    // Ours is always well-formed; should it not be, no condition on it holds.
+    let etag = package.etag.parse::<ETag>().ok();
+    let is = |condition: &dyn Fn(&ETag) -> bool| etag.as_ref().is_some_and(condition);
+
+    if let Some(if_match) = headers.typed_get::<IfMatch>() {
+        if !is(&|etag| if_match.precondition_passes(etag)) {
+            return Judgement::Failed;
+        }
+    } else if let Some(since) = headers.typed_get::<IfUnmodifiedSince>()
+        && !since.precondition_passes(modified)
+    {
+        return Judgement::Failed;
+    }
+    if let Some(if_none_match) = headers.typed_get::<IfNoneMatch>() {
+        if !is(&|etag| if_none_match.precondition_passes(etag)) {
+            return Judgement::NotModified;
+        }
+    } else if let Some(since) = headers.typed_get::<IfModifiedSince>()
+        && !since.is_modified(modified)
+    {
+        return Judgement::NotModified;
+    }
+    // A range is for GET alone (section 14.2).
+    let Some(range) = headers.get(header::RANGE).filter(|_| method == Method::GET) else {
+        return Judgement::Whole;
+    };
+    // Only the very validator that came with the other part will do, a later date neither (section 13.1.5).
+    if headers.contains_key(header::IF_RANGE) {
+        let same = headers.typed_get::<IfRange>().is_some_and(|if_range| {
+            if_range == IfRange::date(modified) || is(&|etag| if_range == IfRange::etag(etag.clone()))
+        });
+        if !same {
+            return Judgement::Whole;
+        }
+    }
+    match HttpRange::parse_bytes(range.as_bytes(), package.size) {
+        Ok(ranges) => match ranges[..] {
+            [HttpRange { start, length }] if length > 0 => Judgement::Part(start..start + length),
+            // Several: the whole, as RFC 9110 allows; many small ones would cost more than they save.
+            _ => Judgement::Whole,
+        },
+        Err(HttpRangeParseError::NoOverlap) => Judgement::Unsatisfiable,
+        // Malformed, or a unit we do not know: as if there were none.
+        Err(HttpRangeParseError::InvalidRange) => Judgement::Whole,
+    }
+}
+
+async fn with_bytes(
+    package: &Opened,
+    method: &Method,
+    status: StatusCode,
+    range: Range<u64>,
+) -> Result<Response> {
+    let length = range.end - range.start;
+    let body =
+        if method == Method::HEAD { Body::empty() } else { Body::from_stream(package.read(range).await?) };
+    let mut response = (status, body).into_response();
+    insert(&mut response, header::CONTENT_LENGTH, length.to_string())?;
+    let content_type = mime_guess::from_path(package.name().as_str()).first_or_octet_stream();
+    insert(&mut response, header::CONTENT_TYPE, content_type.to_string())?;
+    insert(&mut response, header::CONTENT_DISPOSITION, attachment(package.name().as_str()))?;
+    Ok(response)
+}
+
+/// The headers that a 200, a 206, a 304 and a 412 share.
+fn describe(package: &Opened, response: &mut Response) -> Result<()> {
+    insert(response, header::ETAG, package.etag.clone())?;
+    response.headers_mut().typed_insert(LastModified::from(SystemTime::from(package.modified)));
+    // Of what is in the answer: the problem that a 412 carries has another.
+    if let Some(sha256) = package.sha256
+        && !response.status().is_client_error()
+    {
+        insert(response, HeaderName::from_static("repr-digest"), sha256.to_repr_digest())?;
+    }
+    let fixed = [
+        (header::ACCEPT_RANGES, "bytes"),
+        // A name may get other bytes: ask each time, and be told 304.
+        (header::CACHE_CONTROL, "no-cache"),
+        // Uploaded HTML or SVG never runs as ours.
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(())
+}
+
+fn insert(response: &mut Response, name: HeaderName, value: String) -> Result<()> {
+    let value = HeaderValue::try_from(value).map_err(|error| Error::Internal(error.into()))?;
+    response.headers_mut().insert(name, value);
+    Ok(())
+}
+
+/// `Content-Disposition` (RFC 6266): the name in ASCII for old clients, and as it is (RFC 8187) where that differs.
+fn attachment(name: &str) -> String {
+    let plain = |char: char| {
+        if char.is_ascii() && !char.is_ascii_control() { char } else { '_' }
+    };
+    // `%` too: some clients decode it inside the quotes.
+    let ascii: String = name
+        .chars()
+        .map(plain)
+        .map(|char| if matches!(char, '"' | '\\' | '%') { '_' } else { char })
+        .collect();
+    if ascii == name {
+        format!("attachment; filename=\"{ascii}\"")
+    } else {
+        format!(
+            "attachment; filename=\"{ascii}\"; filename*=UTF-8''{}",
+            utf8_percent_encode(name, &ATTR_CHAR)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_survive_in_every_client() {
+        for (name, value) in [
+            ("a b.zip", r#"attachment; filename="a b.zip""#),
+            ("größe.zip", r#"attachment; filename="gr__e.zip"; filename*=UTF-8''gr%C3%B6%C3%9Fe.zip"#),
+            ("a\"b;c.zip", r#"attachment; filename="a_b;c.zip"; filename*=UTF-8''a%22b%3Bc.zip"#),
+            ("100%.zip", r#"attachment; filename="100_.zip"; filename*=UTF-8''100%25.zip"#),
+        ] {
+            assert_eq!(attachment(name), value);
+        }
+    }
+}

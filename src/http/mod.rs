@@ -1,0 +1,121 @@
+//! Every route, and the layers around them.
+
+pub mod base_url;
+mod download;
+pub mod error;
+mod extract;
+mod health;
+pub mod layers;
+mod linger;
+mod openapi;
+mod packages;
+mod pages;
+pub mod serve;
+
+use std::{net::SocketAddr, ops::Deref, sync::Arc};
+
+use aide::axum::{
+    ApiRouter,
+    routing::{delete_with, get_with, post_with},
+};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, FromRef},
+    response::Redirect,
+    routing::get,
+};
+use http::{HeaderValue, header};
+
+use crate::{
+    auth::Authenticator,
+    config::{Config, Downloads},
+    packages::Packages,
+};
+use base_url::Front;
+use serve::Draining;
+
+/// What handlers work with. Cloned several times a request, so a clone is a count and no more.
+#[derive(Clone)]
+struct App(Arc<Parts>);
+
+struct Parts {
+    packages: Packages,
+    auth: Arc<Authenticator>,
+    front: Arc<Front>,
+    draining: Draining,
+    downloads: Downloads,
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl FromRef<App> for Arc<Front> {
+    fn from_ref(app: &App) -> Self {
+        Arc::clone(&app.front)
+    }
+}
+
+/// The whole server as a function from requests to answers. `local` is the address it listens at.
+pub fn app(
+    packages: Packages,
+    auth: Arc<Authenticator>,
+    config: &Config,
+    local: SocketAddr,
+    draining: Draining,
+) -> Router {
+    let front = Arc::new(Front::new(config.public_url.as_ref(), &config.server.trusted_proxies, local));
+    let front_of_app = Arc::clone(&front);
+    let app =
+        App(Arc::new(Parts { packages, auth, front: front_of_app, draining, downloads: config.downloads }));
+    let (routes, api) = openapi::documented(routes);
+    // Made once: it changes with the program, not with the request.
+    let document: &'static str = String::leak(api);
+    let openapi = get(move || async move {
+        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)
+    });
+    // The framework's 2 MB for forms is not ours: uploads are counted against `max_upload_bytes` as they come.
+    let routes = routes.layer(DefaultBodyLimit::disable());
+    let router = routes.with_state(app).route("/openapi.json", openapi).merge(people());
+    layers::around(router, &config.server, front)
+}
+
+/// The OpenAPI document as JSON text.
+pub fn openapi() -> String {
+    openapi::documented(routes).1
+}
+
+/// The API.
+fn routes() -> ApiRouter<App> {
+    ApiRouter::new()
+        .api_route("/latest", get_with(packages::latest, openapi::latest))
+        .api_route("/releases/latest", get_with(packages::latest, openapi::releases_latest))
+        .api_route("/packages", get_with(packages::list, openapi::list))
+        .api_route("/packages/{name}", delete_with(packages::delete, openapi::delete_package))
+        .api_route(
+            "/assets/{name}",
+            get_with(download::download, openapi::download)
+                .put_with(packages::put, openapi::put)
+                .delete_with(packages::delete, openapi::delete_asset),
+        )
+        .api_route("/upload", post_with(packages::upload, openapi::upload))
+        .api_route("/healthz", get_with(health::healthz, openapi::healthz))
+        .api_route("/readyz", get_with(health::readyz, openapi::readyz))
+        .api_route("/health", get_with(health::health, openapi::health))
+}
+
+/// What is for people's eyes: the way to the page, and what the pages consist of.
+fn people() -> Router {
+    Router::new()
+        // Relative, so that it also holds behind a path prefix.
+        .route("/", get(|| async { Redirect::to("packages?format=html") }))
+        .route("/docs", get(pages::docs))
+        .route("/static/page.css", get(pages::page_css))
+        .route("/static/page.js", get(pages::page_js))
+        .route("/static/docs.css", get(pages::docs_css))
+        .route("/static/docs.js", get(pages::docs_js))
+}
