@@ -16,6 +16,7 @@
 //! main → http → packages → storage; retention → packages; nothing points back.
 
 pub mod auth;
+pub mod client;
 mod coalesce;
 pub mod config;
 pub mod digest;
@@ -27,6 +28,7 @@ pub mod name;
 pub mod packages;
 mod rendered;
 pub mod retention;
+pub mod server;
 pub mod storage;
 pub mod sweep;
 pub mod telemetry;
