@@ -1,0 +1,22 @@
+//! The server through HTTP, a file per behaviour.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
+
+mod auth;
+mod digests;
+mod directory;
+mod download;
+mod errors;
+mod health;
+mod latest;
+mod links;
+mod names;
+mod openapi;
+mod packages;
+mod process;
+mod retention;
+mod server;
+mod specify;
+mod takeover;
+mod templates;
+mod upload;
