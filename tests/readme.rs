@@ -1,0 +1,128 @@
+//! What the README says in tables is what the program has: settings, requests, log events.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use figment::{
+    Figment,
+    providers::{Format as _, Yaml},
+};
+use release_server::{config, http};
+use serde_json::{Value, json};
+
+const README: &str = include_str!("../README.md");
+
+/// The cells of the first table of a section, without its heading.
+fn table(section: &str) -> Vec<Vec<&'static str>> {
+    let (_, rest) = README.split_once(&format!("\n## {section}\n")).unwrap();
+    let lines =
+        rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    lines.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// What is in the backticks of a cell that has nothing else.
+fn code(cell: &'static str) -> &'static str {
+    cell.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')).unwrap_or(cell)
+}
+
+/// Every key with its default as the table writes it.
+fn settings(prefix: &str, value: &Value, found: &mut BTreeMap<String, String>) {
+    let default = match value {
+        Value::Object(section) => {
+            for (key, value) in section {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                settings(&key, value, found);
+            }
+            return;
+        }
+        Value::Null => "–".to_owned(),
+        Value::Array(list) if list.is_empty() => "–".to_owned(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    };
+    found.insert(prefix.to_owned(), default);
+}
+
+#[test]
+fn every_setting_is_in_the_table_with_its_variable_and_its_default() {
+    let defaults: Value = Figment::from(Yaml::string(config::DEFAULTS)).extract().unwrap();
+    let mut expected = BTreeMap::new();
+    settings("", &defaults, &mut expected);
+
+    let rows = table("Configuration");
+    let written: BTreeMap<_, _> =
+        rows.iter().map(|row| (code(row[0]).to_owned(), row[2].to_owned())).collect();
+    assert_eq!(written, expected);
+    for row in rows {
+        assert_eq!(
+            code(row[1]),
+            code(row[0]).to_uppercase().replace('.', "__"),
+            "the variable of {}",
+            row[0]
+        );
+    }
+}
+
+#[test]
+fn every_key_of_the_sections_that_have_no_default_is_mentioned() {
+    let (_, example) = config::DEFAULTS.split_once("# The section `auth` in full").unwrap();
+    let keys = example.lines().filter_map(|line| {
+        let (key, _) = line.trim_start_matches(['#', ' ', '-']).split_once(':')?;
+        key.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
+            .then_some(key)
+    });
+    let (_, section) = README.split_once("\n## Configuration\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    for key in keys.filter(|key| !["auth", "tokens", "jwt", "private_reads"].contains(key)) {
+        assert!(section.contains(&format!("`{key}`")), "`{key}`");
+    }
+}
+
+#[test]
+fn every_request_is_in_the_table_with_the_scope_it_needs() {
+    let api: Value = serde_json::from_str(&http::openapi()).unwrap();
+    let mut expected = BTreeMap::new();
+    for (path, operations) in api["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            // An empty requirement: a token is looked at only where reads are private.
+            let scope = match operation["security"].as_array() {
+                None => "–",
+                Some(security) if security.contains(&json!({})) => "read",
+                Some(_) if method == "delete" => "delete",
+                Some(_) => "write",
+            };
+            expected.insert(format!("{} {path}", method.to_uppercase()), scope);
+        }
+    }
+    let written: BTreeMap<_, _> = table("API").iter().map(|row| (code(row[0]).to_owned(), row[1])).collect();
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn every_log_event_is_in_the_table() {
+    let mut expected = BTreeSet::new();
+    events(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut expected);
+    let written: BTreeSet<_> = table("Log").iter().map(|row| code(row[0]).to_owned()).collect();
+    assert_eq!(written, expected);
+}
+
+/// The events that the sources below `folder` log, tests aside.
+fn events(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            events(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = fs::read_to_string(&path).unwrap();
+            let code = source.split("#[cfg(test)]\nmod ").next().unwrap();
+            let names = code.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+}
