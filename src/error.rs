@@ -47,3 +47,10 @@ pub enum Error {
     #[error("something went wrong on the server; its log has the cause")]
     Internal(#[source] anyhow::Error),
 }
+
+impl Error {
+    /// The message with all its causes, for the log alone.
+    pub(crate) fn with_causes(self) -> String {
+        format!("{:#}", anyhow::Error::new(self))
+    }
+}

@@ -29,11 +29,7 @@ pub async fn run(packages: Packages) {
         let again = match round(&packages, &mut given_up).await {
             Ok(again) => again,
             Err(error) => {
-                tracing::warn!(
-                    event = "hash",
-                    error = format!("{:#}", anyhow::Error::new(error)),
-                    "cannot list"
-                );
+                tracing::warn!(event = "hash", error = error.with_causes(), "cannot list");
                 true
             }
         };
@@ -74,7 +70,7 @@ async fn round(packages: &Packages, given_up: &mut HashSet<(String, String)>) ->
             // Replaced or removed meanwhile: the next listing tells.
             Err(Error::Changed(_) | Error::NotFound(_)) => again = true,
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = error.with_causes();
                 tracing::warn!(event = "hash", "package.name" = %package.name, error, "cannot read `{}`", package.name);
                 given_up.insert(this);
             }

@@ -38,6 +38,23 @@ pub struct Marker {
 }
 
 impl Marker {
+    /// The marker of the bytes that the package `name` has under an ETag (quotes and all).
+    pub fn new(
+        name: &str,
+        etag: &str,
+        size: u64,
+        sha256: Digest,
+        source: Source,
+        time: DateTime<Utc>,
+    ) -> Self {
+        Self { name_hash: name_hash(name), etag: unquoted(etag).to_owned(), size, sha256, source, time }
+    }
+
+    /// Of several markers of the same bytes, the greatest counts: the newest `published`, else the newest `found`.
+    pub fn rank(&self) -> (Source, DateTime<Utc>) {
+        (self.source, self.time)
+    }
+
     /// Reads a marker's name; `None` if it is none of ours.
     pub fn parse(name: &str) -> Option<Self> {
         let mut fields = name.split('.');
@@ -85,7 +102,7 @@ pub fn name_hash(name: &str) -> String {
 }
 
 /// An ETag without its quotes, as markers carry it.
-pub fn unquoted(etag: &str) -> &str {
+fn unquoted(etag: &str) -> &str {
     etag.trim_matches('"')
 }
 

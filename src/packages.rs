@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     digest::Digest,
     error::{Error, Result},
-    marker::{Marker, Source, name_hash, unquoted},
+    marker::{Marker, Source, name_hash},
     name::PackageName,
     rendered::Rendered,
     retention::{Candidate, Decision, Origin, Policy, decide},
@@ -72,14 +72,8 @@ impl Package {
         if !self.marked {
             return None;
         }
-        Some(Marker {
-            name_hash: name_hash(self.name.as_str()),
-            etag: unquoted(&self.etag).to_owned(),
-            size: self.size,
-            sha256: self.sha256?,
-            source: self.source?,
-            time: self.created_at,
-        })
+        let (name, sha256, source) = (self.name.as_str(), self.sha256?, self.source?);
+        Some(Marker::new(name, &self.etag, self.size, sha256, source, self.created_at))
     }
 }
 
@@ -127,6 +121,11 @@ impl Listing {
     /// Every package, newest first; those that retention hides until they are removed too.
     pub fn all(&self) -> &[Package] {
         &self.all
+    }
+
+    /// Every package, as retention judges it, in the same order.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.all.iter().map(Candidate::from).collect()
     }
 
     /// The package of this name, listed or not.
@@ -253,7 +252,7 @@ impl Packages {
         if let Some(listing) = self.0.recent(self.0.listing_max_age) {
             return Ok(listing);
         }
-        self.0.listings.answer().await
+        self.fresh().await
     }
 
     /// How many times the store was listed for callers.
@@ -331,14 +330,9 @@ impl Packages {
         sha256: Digest,
     ) -> Result<()> {
         let published = listing.published(&package.name, package.size, sha256);
-        let marker = Marker {
-            name_hash: name_hash(package.name.as_str()),
-            etag: unquoted(&package.etag).to_owned(),
-            size: package.size,
-            sha256,
-            source: if published.is_some() { Source::Published } else { Source::Found },
-            time: published.unwrap_or(package.modified).trunc_subsecs(3),
-        };
+        let source = if published.is_some() { Source::Published } else { Source::Found };
+        let time = published.unwrap_or(package.modified).trunc_subsecs(3);
+        let marker = Marker::new(package.name.as_str(), &package.etag, package.size, sha256, source, time);
         self.0.storage.put_marker(&marker).await
     }
 
@@ -464,8 +458,7 @@ fn assemble(
         let etag = object.e_tag.as_deref().unwrap_or_default();
         let of_name = markers.get(&name_hash(name.as_str()))?.iter();
         let matching = of_name.filter(|marker| marker.describes(etag, object.size));
-        // The newest `published` wins, then the newest found.
-        matching.max_by_key(|marker| (marker.source, marker.time))
+        matching.max_by_key(|marker| marker.rank())
     };
     let objects: HashMap<PackageName, (&ObjectMeta, Option<&Marker>)> = found
         .objects
@@ -588,14 +581,8 @@ impl Receiving {
         let after_newest = newest.map(|newest| newest + chrono::Duration::milliseconds(1));
         let now = Utc::now().trunc_subsecs(3);
         let time = after_newest.map_or(now, |after| after.max(now));
-        let marker = Marker {
-            name_hash: name_hash(self.name.as_str()),
-            etag: unquoted(&written.etag).to_owned(),
-            size,
-            sha256,
-            source: Source::Published,
-            time,
-        };
+        let name = self.name.as_str();
+        let marker = Marker::new(name, &written.etag, size, sha256, Source::Published, time);
         storage.put_marker(&marker).await?;
         storage.confirm(&written).await?;
         packages.0.changed.notify_one();

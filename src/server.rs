@@ -20,7 +20,7 @@ use crate::{
         serve::{Draining, serve, shutdown_signal},
     },
     packages::Packages,
-    retention::{self, Candidate},
+    retention,
     storage::{Storage, probe::Probe},
     sweep::{self, Swept},
 };
@@ -29,7 +29,7 @@ use crate::{
 pub async fn run(mut config: Config) -> Result<()> {
     let (packages, place) = open(&config).await?;
     let token = make_token(&mut config);
-    let auth = Authenticator::new(config.auth_token.as_ref(), &config.auth)?;
+    let auth = Arc::new(Authenticator::new(config.auth_token.as_ref(), &config.auth)?);
     let address = SocketAddr::new(config.bind_address, config.port);
     let listener = TcpListener::bind(address).await.map_err(|error| {
         let advice = explain_bind(error.kind());
@@ -38,8 +38,8 @@ pub async fn run(mut config: Config) -> Result<()> {
     let local = listener.local_addr()?;
 
     let draining = Draining::default();
-    let app = http::app(packages.clone(), Arc::new(auth), &config, local, draining.clone());
-    greet(&packages, &place, local, token.as_ref(), &config);
+    let app = http::app(packages.clone(), Arc::clone(&auth), &config, local, draining.clone());
+    greet(&packages, &place, local, token.as_ref(), auth.has_credentials());
 
     tokio::spawn(hasher::run(packages.clone()));
     if let Some(interval) = config.retention.interval {
@@ -75,8 +75,7 @@ fn explain_bind(kind: io::ErrorKind) -> &'static str {
 pub async fn sweep_preview(config: &Config) -> Result<String> {
     let (packages, _) = open(config).await?;
     let listing = packages.list().await?;
-    let candidates: Vec<Candidate> = listing.all().iter().map(Candidate::from).collect();
-    Ok(retention::table(&retention::decide(&candidates, packages.policy(), Utc::now())))
+    Ok(retention::table(&retention::decide(&listing.candidates(), packages.policy(), Utc::now())))
 }
 
 /// Removes what retention no longer keeps, once.
@@ -180,7 +179,7 @@ fn make_token(config: &mut Config) -> Option<Secret> {
 }
 
 /// Says where the server is, and on a terminal what to try next.
-fn greet(packages: &Packages, place: &str, local: SocketAddr, token: Option<&Secret>, config: &Config) {
+fn greet(packages: &Packages, place: &str, local: SocketAddr, token: Option<&Secret>, writable: bool) {
     let host = if local.ip().is_unspecified() { "localhost".to_owned() } else { local.ip().to_string() };
     let url = format!("http://{host}:{}", local.port());
     tracing::info!(
@@ -190,7 +189,6 @@ fn greet(packages: &Packages, place: &str, local: SocketAddr, token: Option<&Sec
         version = env!("CARGO_PKG_VERSION"),
         "serving the packages in {place} on {url}"
     );
-    let writable = config.auth_token.is_some() || !config.auth.tokens.is_empty() || config.auth.jwt.is_some();
     if !writable {
         tracing::warn!(
             event = "startup",

@@ -472,6 +472,11 @@ fn layout() -> Path {
     key(&[&format!("layout-{LAYOUT}")])
 }
 
+/// The version that a file of ours names; `None` for other files.
+fn layout_version(file: &str) -> Option<u32> {
+    file.strip_prefix("layout-")?.parse().ok()
+}
+
 /// The key of a package.
 fn package(name: &PackageName) -> Path {
     key_of(name.as_str())
@@ -519,8 +524,8 @@ fn explain_start(root: &FilePath, kind: std::io::ErrorKind) -> String {
 /// Refuses a store that a newer server has laid out otherwise, and names ours where there is none.
 fn check_layout(root: &FilePath) -> anyhow::Result<()> {
     let control = root.join(CONTROL);
-    let versions = std::fs::read_dir(&control)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("layout-")?.parse::<u32>().ok());
+    let versions =
+        std::fs::read_dir(&control)?.filter_map(|entry| layout_version(entry.ok()?.file_name().to_str()?));
     if let Some(newer) = versions.filter(|&version| version > LAYOUT).max() {
         anyhow::bail!(
             "`{}` has layout {newer}, this server knows {LAYOUT}: run a newer release-server on it",
@@ -534,6 +539,6 @@ fn check_layout(root: &FilePath) -> anyhow::Result<()> {
             repos.display()
         );
     }
-    std::fs::File::create(control.join(format!("layout-{LAYOUT}")))?.sync_all()?;
+    std::fs::File::create(root.join(layout().as_ref()))?.sync_all()?;
     Ok(())
 }

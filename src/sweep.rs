@@ -13,7 +13,7 @@ use chrono::Utc;
 use crate::{
     error::{Error, Result},
     packages::Packages,
-    retention::{Candidate, Verdict, decide},
+    retention::{Verdict, decide},
 };
 
 /// How long after an upload the sweep waits for further ones.
@@ -36,7 +36,7 @@ pub struct Swept {
 pub async fn run(packages: Packages, interval: Duration) {
     loop {
         if let Err(error) = pass(&packages).await {
-            let error = format!("{:#}", anyhow::Error::new(error));
+            let error = error.with_causes();
             tracing::warn!(event = "sweep", error, "the sweep could not look at the store; it tries again");
         }
         let jitter = interval.mul_f64(rand::random_range(0.9..1.1));
@@ -52,7 +52,7 @@ pub async fn pass(packages: &Packages) -> Result<Swept> {
     let storage = packages.storage();
     let first = !storage.was_swept().await?;
     let listing = packages.fresh().await?;
-    let candidates: Vec<Candidate> = listing.all().iter().map(Candidate::from).collect();
+    let candidates = listing.candidates();
     let mut swept = Swept { first, ..Swept::default() };
     for (package, decision) in listing.all().iter().zip(decide(&candidates, packages.policy(), Utc::now())) {
         let name = &package.name;
@@ -88,7 +88,7 @@ pub async fn pass(packages: &Packages) -> Result<Swept> {
             Err(Error::NotFound(_) | Error::Changed(_)) => {}
             Err(error) => {
                 swept.failed += 1;
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = error.with_causes();
                 tracing::warn!(event = "sweep", "package.name" = %name, error, "cannot remove `{name}`");
             }
         }

@@ -30,11 +30,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Probl
     let problem = if app.draining.is_draining() {
         "the server is stopping"
     } else if let Err(error) = app.packages.storage().check().await {
-        tracing::warn!(
-            event = "readiness",
-            error = format!("{:#}", anyhow::Error::new(error)),
-            "the storage does not answer"
-        );
+        tracing::warn!(event = "readiness", error = error.with_causes(), "the storage does not answer");
         "the storage does not answer"
     } else {
         return Ok("OK");

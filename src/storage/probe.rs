@@ -221,9 +221,7 @@ impl Storage {
         }
         let found = self.objects.list_with_delimiter(Some(&super::key_of(super::CONTROL))).await;
         let found = found.map_err(|error| explain(bucket, &error))?.objects;
-        let versions = found
-            .iter()
-            .filter_map(|found| found.location.filename()?.strip_prefix("layout-")?.parse::<u32>().ok());
+        let versions = found.iter().filter_map(|found| super::layout_version(found.location.filename()?));
         match versions.max() {
             Some(newer) if newer > LAYOUT => {
                 bail!(

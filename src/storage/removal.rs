@@ -191,7 +191,7 @@ impl Removals {
             let found =
                 page.result.objects.iter().filter_map(|object| Marker::parse(object.location.filename()?));
             let found = found.filter(|marker| marker.describes(etag, meta.size));
-            newest = newest.into_iter().chain(found).max_by_key(|marker| (marker.source, marker.time));
+            newest = newest.into_iter().chain(found).max_by_key(Marker::rank);
             match page.page_token {
                 Some(token) => {
                     options =

@@ -10,7 +10,7 @@ use object_store::GetOptions;
 use release_server::{
     digest::Digest,
     error::{Error, Result},
-    marker::{Marker, Source, name_hash, unquoted},
+    marker::{Marker, Source},
     name::PackageName,
     storage::{Storage, Written},
 };
@@ -88,14 +88,8 @@ pub(crate) async fn write(
 }
 
 pub(crate) fn marker(written: &Written, bytes: &Bytes) -> Marker {
-    Marker {
-        name_hash: name_hash(written.name.as_str()),
-        etag: unquoted(&written.etag).to_owned(),
-        size: bytes.len() as u64,
-        sha256: Digest::of(bytes),
-        source: Source::Published,
-        time: Utc::now().trunc_subsecs(3),
-    }
+    let (name, size, time) = (written.name.as_str(), bytes.len() as u64, Utc::now().trunc_subsecs(3));
+    Marker::new(name, &written.etag, size, Digest::of(bytes), Source::Published, time)
 }
 
 /// Uploads as the server does, until it may be acknowledged.
