@@ -273,11 +273,15 @@ impl Packages {
         Ok(Receiving { packages: self.clone(), name, overwrite, upload })
     }
 
-    /// A package, ready to be read.
+    /// A package, ready to be read; `Error::Changed` if it was replaced while its digest was looked for.
     pub async fn open(&self, name: &PackageName) -> Result<Opened> {
         let ObjectMeta { size, e_tag, last_modified, .. } = self.0.storage.find(name).await?;
         let etag = e_tag.unwrap_or_default();
         let sha256 = self.digest(name, &etag).await;
+        // Gone from the listing, not unhashed: its bytes may still be in the cache, but no longer its digest.
+        if sha256.is_none() && self.0.storage.find(name).await?.e_tag.as_ref() != Some(&etag) {
+            return Err(Error::Changed(name.to_string()));
+        }
         Ok(Opened {
             inner: Arc::clone(&self.0),
             name: name.clone(),

@@ -72,25 +72,35 @@ pub(super) async fn download(
     };
     let mut attempt = 1;
     loop {
-        let package = app.packages.open(&name).await?;
-        // A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
-        if redirect
-            && method == Method::GET
-            && matches!(judge(&package, &method, &headers), Judgement::Whole | Judgement::Part(_))
-            && let Some(link) = link(&app, &name).await?
-        {
-            return Ok(link);
-        }
-        match answer(&package, &method, &headers).await {
+        match send(&app, &name, &method, &headers, redirect).await {
             Err(Error::Changed(_)) if attempt < ATTEMPTS => attempt += 1,
-            answer => {
-                if method == Method::GET && answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
-                    tracing::info!(event = "download", "package.name" = %name, "sending `{name}`");
-                }
-                return answer;
-            }
+            answer => return answer,
         }
     }
+}
+
+/// One attempt; `Error::Changed` if the package was replaced in the middle of it.
+async fn send(
+    app: &App,
+    name: &PackageName,
+    method: &Method,
+    headers: &HeaderMap,
+    redirect: bool,
+) -> Result<Response> {
+    let package = app.packages.open(name).await?;
+    // A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
+    if redirect
+        && method == Method::GET
+        && matches!(judge(&package, method, headers), Judgement::Whole | Judgement::Part(_))
+        && let Some(link) = link(app, name).await?
+    {
+        return Ok(link);
+    }
+    let answer = answer(&package, method, headers).await?;
+    if method == Method::GET && answer.status().is_success() {
+        tracing::info!(event = "download", "package.name" = %name, "sending `{name}`");
+    }
+    Ok(answer)
 }
 
 /// A redirect to the store itself, if it has links.

@@ -400,6 +400,35 @@ async fn an_acknowledged_upload_has_its_digest_on_every_replica_at_once() {
     assert_eq!(two.open(&hot).await.unwrap().sha256, package.sha256);
 }
 
+/// While the digest of what was seen is looked for, it may go; its bytes may still be in the cache.
+#[tokio::test]
+async fn what_goes_while_its_digest_is_looked_for_is_not_opened_without_it() {
+    let fake = Fake::start().await;
+    let writer = packages(&fake, &fake.url, "0").await;
+    let hot = name("app.zip");
+    for replaced in [true, false] {
+        let reader = packages(&fake, &fake.url, "0").await;
+        publish(&writer, &hot, bytes(1, 20), true).await.unwrap();
+        let gate = fake.when([Operation::List]).under("a/prefix/.release-server/packages/").hold();
+        let opening = tokio::spawn({
+            let hot = hot.clone();
+            async move { reader.open(&hot).await.map(|opened| opened.sha256) }
+        });
+        gate.arrived().await;
+        if replaced {
+            publish(&writer, &hot, bytes(2, 30), true).await.unwrap();
+        } else {
+            writer.delete(&hot).await.unwrap();
+        }
+        gate.release();
+        match opening.await.unwrap() {
+            Err(Error::Changed(_)) => assert!(replaced),
+            Err(Error::NotFound(_)) => assert!(!replaced),
+            opened => panic!("{opened:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_upload_is_lost_to_a_removal_that_had_not_seen_it() {
     let rounds: usize =
