@@ -2,19 +2,27 @@
 //!
 //! - At most one flight is under way at a time.
 //! - A caller joins the *next* flight, never the one that has begun: every answer was begun after its request.
+//! - A flight that fails, fails for those who wait for the next one as well: it fails only after it has tried for
+//!   seconds, and they have waited as long.
 //! - A flight runs in a task of its own, so a caller who leaves takes nobody along.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-use std::{future::Future, pin::Pin, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{sync::oneshot, task::yield_now};
 
 use crate::error::{Error, Result};
 
-type Flight<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Outcome<T> = Result<Arc<T>, Arc<Error>>;
+type Flight<T> = Pin<Box<dyn Future<Output = Outcome<T>> + Send>>;
+type Passengers<T> = Vec<oneshot::Sender<Outcome<T>>>;
 
 /// Shares the results of a repeatable piece of work among callers.
 pub(crate) struct Coalesced<T> {
@@ -23,46 +31,36 @@ pub(crate) struct Coalesced<T> {
     flights: AtomicU64,
 }
 
-/// Work that can fail; the error is shared like the result.
-pub(crate) type Shared<T> = Arc<Coalesced<Result<Arc<T>, Arc<Error>>>>;
-
-impl<T: Send + Sync + 'static> Coalesced<Result<Arc<T>, Arc<Error>>> {
-    /// The result of a flight that begins after this call.
-    pub(crate) async fn answer(self: &Arc<Self>) -> Result<Arc<T>> {
-        match self.get().await {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(error)) => Err(Error::Unavailable(anyhow::Error::new(error))),
-            None => Err(Error::Internal(anyhow::anyhow!("a look at the store panicked"))),
-        }
-    }
-}
-
 struct State<T> {
     flying: bool,
-    waiting: Option<watch::Sender<Option<T>>>,
+    waiting: Passengers<T>,
 }
 
-impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
+impl<T: Send + Sync + 'static> Coalesced<T> {
     pub(crate) fn new(work: impl Fn() -> Flight<T> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             work: Box::new(work),
-            state: Mutex::new(State { flying: false, waiting: None }),
+            state: Mutex::new(State { flying: false, waiting: Vec::new() }),
             flights: AtomicU64::new(0),
         })
     }
 
-    /// The result of a flight that begins after this call; `None` if that flight panicked.
-    pub(crate) async fn get(self: &Arc<Self>) -> Option<T> {
-        let mut landed = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let landed = state.waiting.get_or_insert_with(|| watch::Sender::new(None)).subscribe();
-            if !state.flying {
-                state.flying = true;
-                tokio::spawn(Arc::clone(self).fly());
-            }
-            landed
+    /// The result of a flight that begins after this call, or the error of one that ends after it.
+    pub(crate) async fn answer(self: &Arc<Self>) -> Result<Arc<T>> {
+        let (ticket, landed) = oneshot::channel();
+        let first = {
+            let mut state = self.state();
+            state.waiting.push(ticket);
+            !mem::replace(&mut state.flying, true)
         };
-        landed.wait_for(Option::is_some).await.ok()?.clone()
+        if first {
+            tokio::spawn(Arc::clone(self).fly());
+        }
+        match landed.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Error::Unavailable(anyhow::Error::new(error))),
+            Err(_) => Err(Error::Internal(anyhow::anyhow!("a look at the store panicked"))),
+        }
     }
 
     /// How many flights have begun.
@@ -73,19 +71,33 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
     async fn fly(self: Arc<Self>) {
         // A panic in the work must not leave `flying` set for ever.
         let _landing = Landing(&self);
-        while let Some(passengers) = self.board() {
+        loop {
+            // Requests that lie ready to be read join this flight instead of waiting for the next.
+            yield_now().await;
+            let Some(mut passengers) = self.board() else { return };
             self.flights.fetch_add(1, Ordering::Relaxed);
-            let result = (self.work)().await;
-            passengers.send_replace(Some(result));
+            let outcome = (self.work)().await;
+            if outcome.is_err() {
+                passengers.append(&mut self.state().waiting);
+            }
+            for passenger in passengers {
+                // One who has left needs no answer.
+                let _ = passenger.send(outcome.clone());
+            }
         }
     }
 
     /// Closes the next flight to joiners; none waiting, flying ends.
-    fn board(&self) -> Option<watch::Sender<Option<T>>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let passengers = state.waiting.take();
-        state.flying = passengers.is_some();
-        passengers
+    fn board(&self) -> Option<Passengers<T>> {
+        let mut state = self.state();
+        state.flying = !state.waiting.is_empty();
+        state.flying.then(|| mem::take(&mut state.waiting))
+    }
+}
+
+impl<T> Coalesced<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,9 +106,9 @@ struct Landing<'a, T>(&'a Coalesced<T>);
 impl<T> Drop for Landing<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those who wait see their sender go, and get `None`.
-            state.waiting = None;
+            let mut state = self.0.state();
+            // Those who wait see their sender go.
+            state.waiting.clear();
             state.flying = false;
         }
     }
@@ -104,18 +116,23 @@ impl<T> Drop for Landing<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, time::Duration};
+    use std::{
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
 
     use super::*;
 
+    /// Answers with the number of the flight, after a while.
     fn counting() -> Arc<Coalesced<u64>> {
         let count = Arc::new(AtomicU64::new(0));
         Coalesced::new(move || {
-            let count = Arc::clone(&count);
+            let number = count.fetch_add(1, SeqCst);
             Box::pin(async move {
-                let begun = count.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                begun
+                Ok(Arc::new(number))
             })
         })
     }
@@ -125,12 +142,12 @@ mod tests {
         let shared = counting();
         let first = tokio::spawn({
             let shared = Arc::clone(&shared);
-            async move { shared.get().await }
+            async move { shared.answer().await }
         });
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let late = futures_util::future::join_all((0..50).map(|_| shared.get())).await;
-        assert_eq!(first.await.unwrap(), Some(0));
-        assert!(late.iter().all(|&flight| flight == Some(1)));
+        let late = join_all((0..50).map(|_| shared.answer())).await;
+        assert_eq!(*first.await.unwrap().unwrap(), 0);
+        assert!(late.into_iter().all(|flight| *flight.unwrap() == 1));
         assert_eq!(shared.flights(), 2);
     }
 
@@ -139,11 +156,33 @@ mod tests {
         let shared = counting();
         let leaving = tokio::spawn({
             let shared = Arc::clone(&shared);
-            async move { shared.get().await }
+            async move { shared.answer().await }
         });
         tokio::task::yield_now().await;
         leaving.abort();
-        assert!(shared.get().await.is_some());
+        assert!(shared.answer().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_to_all_who_wait_and_to_nobody_after_them() {
+        let broken = Arc::new(AtomicBool::new(true));
+        let shared = Coalesced::new(move || {
+            let broken = broken.swap(false, SeqCst);
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if broken { Err(Arc::new(Error::NotFound("scripted".into()))) } else { Ok(Arc::new(())) }
+            })
+        });
+        let first = tokio::spawn({
+            let shared = Arc::clone(&shared);
+            async move { shared.answer().await }
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let late = join_all((0..50).map(|_| shared.answer())).await;
+        assert!(first.await.unwrap().is_err());
+        assert!(late.into_iter().all(|outcome| outcome.is_err()));
+        assert_eq!(shared.flights(), 1);
+        assert!(shared.answer().await.is_ok());
     }
 
     #[tokio::test]
@@ -152,10 +191,11 @@ mod tests {
         let shared = Coalesced::new(move || {
             let broken = Arc::clone(&broken);
             Box::pin(async move {
-                assert!(!broken.swap(false, Ordering::SeqCst), "scripted");
+                assert!(!broken.swap(false, SeqCst), "scripted");
+                Ok(Arc::new(()))
             })
         });
-        assert_eq!(shared.get().await, None);
-        assert_eq!(shared.get().await, Some(()));
+        assert!(shared.answer().await.is_err());
+        assert!(shared.answer().await.is_ok());
     }
 }

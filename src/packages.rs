@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    coalesce::{Coalesced, Shared},
+    coalesce::Coalesced,
     config::Config,
     digest::Digest,
     error::{Error, Result},
@@ -173,7 +173,7 @@ struct Inner {
     policy: Policy,
     max_upload_bytes: u64,
     listing_max_age: Duration,
-    listings: Shared<Listing>,
+    listings: Arc<Coalesced<Listing>>,
     last: Mutex<Option<Last>>,
     sidecars: Cache<(PackageName, String), Option<Digest>>,
     cache: Cache<(PackageName, String), Bytes, ByBytes>,

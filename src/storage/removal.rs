@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Token, Written, at, bucket::Bucket, key, package};
 use crate::{
-    coalesce::{Coalesced, Shared},
+    coalesce::Coalesced,
     error::{Error, Result},
     marker::{Marker, name_hash},
     name::PackageName,
@@ -60,7 +60,7 @@ pub(super) struct Removals {
     /// Where our part of the bucket begins: its own client knows nothing of it.
     prefix: Path,
     /// Shared by all uploads that look for intents at a time.
-    intents: Shared<Vec<ObjectMeta>>,
+    intents: Arc<Coalesced<Vec<ObjectMeta>>>,
     /// The store's clock less ours, in milliseconds: ages are told by the store's.
     clock: Arc<AtomicI64>,
 }
