@@ -15,15 +15,16 @@ use std::{
     error::Error,
     fmt,
     io::{self, IsTerminal as _, Stdout, Write as _},
+    ops::Range,
     panic::{self, PanicHookInfo},
     sync::LazyLock,
     thread,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, anyhow};
-use chrono::{Local, SecondsFormat, Utc};
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
-use serde_json::Value;
+use chrono::Local;
+use serde::Serialize;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -150,76 +151,70 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::new();
         event.record(&mut fields);
-        let mut line = Line::new(event.metadata(), fields);
+        let mut line = Line::begin(event.metadata(), &fields);
+        line.add(&fields);
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(outer) = span.extensions().get::<Fields>() {
-                line.fields.add_missing(outer);
+                line.add(outer);
             }
         }
-        let mut bytes = Vec::with_capacity(LINE_BYTES);
-        if serde_json::to_writer(&mut bytes, &line).is_ok() {
-            bytes.push(b'\n');
-            // It is the writer's to care for what becomes of it.
-            let _ = self.writer.make_writer_for(event.metadata()).write_all(&bytes);
-        }
+        // It is the writer's to care for what becomes of it.
+        let _ = self.writer.make_writer_for(event.metadata()).write_all(&line.end());
     }
 }
 
-/// Names and values in the order they were recorded, each name once.
+/// Names and values in the order they were recorded, each name once. A busy server logs tens of thousands of events a
+/// second, so values are JSON from the start.
 #[derive(Debug)]
-struct Fields(Vec<(&'static str, Value)>);
+struct Fields {
+    json: Vec<u8>,
+    values: Vec<(&'static str, Range<usize>)>,
+}
 
 impl Fields {
     /// With room for those of a request.
     fn new() -> Self {
-        Self(Vec::with_capacity(12))
+        Self { json: Vec::with_capacity(LINE_BYTES / 2), values: Vec::with_capacity(12) }
     }
 
-    fn set(&mut self, field: &Field, value: impl Into<Value>) {
+    fn set(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
         let name = field.name().trim_start_matches("r#");
-        let value = value.into();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
+        let begin = self.json.len();
+        if serde_json::to_writer(&mut self.json, value).is_err() {
+            self.json.truncate(begin);
+            self.json.extend_from_slice(b"null");
+        }
+        let place = begin..self.json.len();
+        match self.values.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = place,
+            None => self.values.push((name, place)),
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let index = self.0.iter().position(|(known, _)| *known == name)?;
-        Some(self.0.remove(index).1)
+    fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.values.iter().map(|(name, place)| (*name, &self.json[place.clone()]))
     }
 
-    fn take_text(&mut self, name: &str) -> Option<String> {
-        match self.take(name)? {
-            Value::String(text) => Some(text),
-            other => Some(other.to_string()),
-        }
-    }
-
-    fn add_missing(&mut self, outer: &Self) {
-        for (name, value) in &outer.0 {
-            if self.0.iter().all(|(known, _)| known != name) {
-                self.0.push((name, value.clone()));
-            }
-        }
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 }
 
 impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.set(field, value);
+        self.set(field, &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, value);
+        self.set(field, &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, value);
+        self.set(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, value);
+        self.set(field, &value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -229,67 +224,88 @@ impl Visit for Fields {
     /// The error and its causes, as one text.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let causes = std::iter::successors(Some(value), |&error| error.source());
-        self.set(field, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+        self.set(field, &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, format!("{value:?}"));
+        self.set(field, &format_args!("{value:?}"));
     }
 }
 
-/// What a line says, ready to be written.
+/// A line in the making.
 struct Line {
-    level: &'static str,
-    event: String,
-    message: String,
-    module: String,
-    fields: Fields,
+    json: Vec<u8>,
+    /// The names it has already.
+    names: Vec<&'static str>,
 }
 
 impl Line {
-    const RESERVED: [&'static str; 5] = ["timestamp", "level", "event", "message", "module"];
-
-    fn new(metadata: &Metadata<'_>, mut fields: Fields) -> Self {
-        let event = fields.take_text("event").unwrap_or_else(|| "log".to_owned());
-        let message = fields.take_text("message").unwrap_or_else(|| event.clone());
+    /// The five keys that every line begins with.
+    fn begin(metadata: &Metadata<'_>, fields: &Fields) -> Self {
+        let mut names = Vec::with_capacity(24);
+        names.extend(["timestamp", "level", "event", "message", "module"]);
         // Crates that use `log` come with their own target in a field, see the crate `tracing-log`.
-        let mut target = None;
-        if metadata.target() == "log" {
-            target = fields.take_text("log.target");
-            for name in ["log.module_path", "log.file", "log.line"] {
-                fields.take(name);
-            }
+        let foreign = metadata.target() == "log";
+        if foreign {
+            names.extend(["log.target", "log.module_path", "log.file", "log.line"]);
         }
-        Self {
-            level: match *metadata.level() {
-                tracing::Level::ERROR => "error",
-                tracing::Level::WARN => "warn",
-                tracing::Level::INFO => "info",
-                tracing::Level::DEBUG => "debug",
-                tracing::Level::TRACE => "trace",
-            },
-            event,
-            message,
-            module: target.unwrap_or_else(|| metadata.target().to_owned()),
-            fields,
+        let level = match *metadata.level() {
+            tracing::Level::ERROR => "error",
+            tracing::Level::WARN => "warn",
+            tracing::Level::INFO => "info",
+            tracing::Level::DEBUG => "debug",
+            tracing::Level::TRACE => "trace",
+        };
+        let event = fields.get("event").unwrap_or(br#""log""#);
+        let target = foreign.then(|| fields.get("log.target")).flatten();
+
+        let mut line = Self { json: Vec::with_capacity(LINE_BYTES), names };
+        line.json.extend_from_slice(br#"{"timestamp":"#);
+        line.text(&format_args!("{}", humantime::format_rfc3339_millis(SystemTime::now())));
+        line.json.extend_from_slice(br#","level":"#);
+        line.text(level);
+        line.json.extend_from_slice(br#","event":"#);
+        line.quoted(event);
+        line.json.extend_from_slice(br#","message":"#);
+        line.quoted(fields.get("message").unwrap_or(event));
+        line.json.extend_from_slice(br#","module":"#);
+        match target {
+            Some(target) => line.quoted(target),
+            None => line.text(metadata.target()),
+        }
+        line
+    }
+
+    /// Adds the fields whose names it does not have.
+    fn add(&mut self, fields: &Fields) {
+        for (name, value) in fields.iter() {
+            if !self.names.contains(&name) {
+                self.names.push(name);
+                self.json.push(b',');
+                self.text(name);
+                self.json.push(b':');
+                self.json.extend_from_slice(value);
+            }
         }
     }
-}
 
-impl Serialize for Line {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_map(None)?;
-        line.serialize_entry("timestamp", &Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true))?;
-        line.serialize_entry("level", self.level)?;
-        line.serialize_entry("event", &self.event)?;
-        line.serialize_entry("message", &self.message)?;
-        line.serialize_entry("module", &self.module)?;
-        for (name, value) in &self.fields.0 {
-            if !Self::RESERVED.contains(name) {
-                line.serialize_entry(name, value)?;
-            }
+    fn end(mut self) -> Vec<u8> {
+        self.json.extend_from_slice(b"}\n");
+        self.json
+    }
+
+    fn text(&mut self, text: &(impl Serialize + ?Sized)) {
+        // What is written to memory, and is a text, cannot fail.
+        let _ = serde_json::to_writer(&mut self.json, text);
+    }
+
+    /// Adds a value as a text, whatever it is.
+    fn quoted(&mut self, value: &[u8]) {
+        if value.starts_with(b"\"") {
+            self.json.extend_from_slice(value);
+        } else {
+            self.text(&String::from_utf8_lossy(value));
         }
-        line.end()
     }
 }
 
@@ -297,6 +313,8 @@ impl Serialize for Line {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use chrono::Utc;
+    use serde_json::Value;
     use tracing::{debug, error, info, info_span, warn};
 
     use super::*;
