@@ -38,7 +38,8 @@ use crate::{
 const UNKNOWN_DIGEST: Duration = Duration::from_secs(1);
 
 /// How long after its last write a package without a marker may be an upload that is about to get one, so that the
-/// last listing is no answer.
+/// last listing is no answer. (AWS S3 dates an object by the begin of its upload: after one that took longer,
+/// [`UNKNOWN_DIGEST`] is how long it may be served without its digest.)
 const MARKER_DUE: chrono::Duration = chrono::Duration::minutes(1);
 
 /// The file that the Python server wrote beside each upload: 64 hex digits, no newline.

@@ -304,7 +304,10 @@ impl Storage {
 
 impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.objects.fmt(f)
+        match &self.engine {
+            Engine::Bucket(removals) => removals.fmt(f),
+            Engine::Directory(_) | Engine::Memory(_) => self.objects.fmt(f),
+        }
     }
 }
 

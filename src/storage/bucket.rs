@@ -64,6 +64,7 @@ pub(super) struct Bucket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    name: String,
     /// Small, repeatable requests.
     control: AmazonS3,
     /// Requests that are sent once: conditional writes, the DELETE of a package.
@@ -156,6 +157,7 @@ impl Bucket {
             public.builder = public.builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
         }
         Ok(Self(Arc::new(Inner {
+            name: name.to_owned(),
             signer: public.client(never(), |options| options)?,
             once: blueprint.client(never(), |options| options.with_timeout(WRITE_TIMEOUT))?,
             reader: blueprint.client(never(), ClientOptions::with_timeout_disabled)?,
@@ -241,7 +243,9 @@ impl Bucket {
             }
             match self.settle(location, token, error).await {
                 Settled::Ours(put) => return Ok(put),
-                // The connection broke, and the object is not there: the write is lost, not late.
+                // The connection broke, and the object is not there: the write is taken to be lost, as it is when the
+                // store was restarted. Were it only late, and the package deleted before it lands, it would come
+                // back. To give up instead would fail every upload that meets a restart.
                 Settled::Absent(error) if broke_off(&error) && !late => {}
                 Settled::Absent(error) | Settled::Theirs(error) => return Err(error),
             }
@@ -373,7 +377,7 @@ impl ObjectStore for Bucket {
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.control.fmt(f)
+        write!(f, "s3://{}", self.0.name)
     }
 }
 
@@ -536,6 +540,8 @@ impl BucketUpload {
         };
         match self.bucket.settle(&self.location, &self.token, error).await {
             Settled::Ours(put) => Ok(put),
+            // No such upload: an earlier try may have completed it, and somebody deleted the object since.
+            Settled::Absent(error @ Error::NotFound { .. }) => Err(unknown(&self.location, &error)),
             Settled::Absent(error) | Settled::Theirs(error) => Err(error),
         }
     }
@@ -587,7 +593,7 @@ pub(super) fn transport_error(error: &Error) -> Option<HttpErrorKind> {
 }
 
 /// No connection: the store cannot have seen the request.
-fn never_left(error: &Error) -> bool {
+pub(super) fn never_left(error: &Error) -> bool {
     transport_error(error) == Some(HttpErrorKind::Connect)
 }
 

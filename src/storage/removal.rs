@@ -18,6 +18,7 @@
 //! [`STALE`] after its intent, and no remover sleeps that long between 4 and 5.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -34,7 +35,11 @@ use object_store::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Token, Written, at, bucket::Bucket, key, package};
+use super::{
+    Token, Written, at,
+    bucket::{Bucket, never_left},
+    key, package,
+};
 use crate::{
     coalesce::Coalesced,
     error::{Error, Result},
@@ -122,9 +127,18 @@ impl Removals {
                 "removing `{name}` took too long; it was not removed"
             )));
         }
-        // On an error the DELETE may still land: the intent stays, and uploads of the name wait for it to be stale.
-        self.bucket.delete_once(&self.full(&location)).await.map_err(at(name.as_str()))?;
-        drop_intent(&self.objects, &intent).await;
+        match self.bucket.delete_once(&self.full(&location)).await {
+            Ok(()) => drop_intent(&self.objects, &intent).await,
+            // Not sent: the intent is of no use, and would keep uploads of the name away until it is stale. The caller
+            // does not wait for a store that cannot be reached just now.
+            Err(error) if never_left(&error) => {
+                let objects = Arc::clone(&self.objects);
+                tokio::spawn(async move { drop_intent(&objects, &intent).await });
+                return Err(at(name.as_str())(error));
+            }
+            // It may still land: the intent stays, and uploads of the name wait for it to be stale.
+            Err(error) => return Err(at(name.as_str())(error)),
+        }
         Ok(())
     }
 
@@ -200,6 +214,13 @@ impl Removals {
                 None => return Ok(newest),
             }
         }
+    }
+}
+
+/// As in `storage_url`.
+impl fmt::Display for Removals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.bucket, self.prefix)
     }
 }
 

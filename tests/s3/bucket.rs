@@ -32,6 +32,22 @@ async fn a_write_whose_reply_is_lost_is_known_to_be_ours() {
 }
 
 #[tokio::test]
+async fn an_upload_that_was_deleted_before_its_end_was_known_is_not_called_missing() {
+    let fake = Fake::start().await;
+    let storage = bucket(&fake).await.unwrap();
+    fake.when([Operation::Complete]).then(Fault::LoseReply);
+    let again = fake.when([Operation::Complete]).after(1).hold();
+    let deleted = async {
+        again.arrived().await;
+        assert!(fake.remove("a/prefix/app.zip").is_some());
+        again.release();
+    };
+    let name = name("app.zip");
+    let (written, ()) = tokio::join!(write(&storage, &name, bytes(1, 8 * MIB + 1), false), deleted);
+    assert!(matches!(written, Err(Error::Unavailable(_))), "{written:?}");
+}
+
+#[tokio::test]
 async fn a_write_that_was_lost_on_the_way_is_sent_again() {
     let fake = Fake::start().await;
     let storage = bucket(&fake).await.unwrap();
