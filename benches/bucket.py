@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import hashlib
 import hmac
+import itertools
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -71,7 +73,14 @@ class MinIO(Server):
         return f"http://{host}{path}?{query}&X-Amz-Signature={signature}"
 
     def make_bucket(self):
-        urllib.request.urlopen(urllib.request.Request(self.link("PUT"), method="PUT")).close()
+        for attempt in itertools.count():
+            try:
+                return urllib.request.urlopen(urllib.request.Request(self.link("PUT"), method="PUT")).close()
+            except urllib.error.HTTPError as error:
+                # It says that it is ready a moment before it is.
+                if error.code != 503 or attempt == 50:
+                    raise
+                time.sleep(0.2)
 
     def requests(self):
         """How many requests of each kind it has answered, by its own metrics."""

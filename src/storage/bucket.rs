@@ -129,6 +129,7 @@ impl Bucket {
         public_endpoint: Option<&url::Url>,
     ) -> anyhow::Result<Self> {
         let (mut builder, mut options) = (AmazonS3Builder::new(), ClientOptions::new());
+        let mut unsigned = None;
         for (variable, value) in environment {
             let variable = variable.to_ascii_lowercase();
             if !variable.starts_with("aws_") || value.is_empty() {
@@ -138,11 +139,17 @@ impl Bucket {
                 // `STORAGE_URL` names the bucket.
                 Err(_) | Ok(AmazonS3ConfigKey::Bucket) => {}
                 Ok(AmazonS3ConfigKey::Client(key)) => options = options.with_config(key, value),
+                Ok(AmazonS3ConfigKey::UnsignedPayload) => unsigned = Some(value),
                 Ok(key) => builder = builder.with_config(key, value),
             }
         }
+        let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+        let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
+        let unsigned =
+            unsigned.unwrap_or_else(|| endpoint.is_none_or(|url| is_out_of_reach(&url)).to_string());
         builder = builder
             .with_bucket_name(name)
+            .with_config(AmazonS3ConfigKey::UnsignedPayload, unsigned)
             .with_disable_bulk_delete(true)
             .with_http_connector(Tolerant::default());
         let blueprint = Blueprint { builder, options };
@@ -561,6 +568,19 @@ impl Drop for BucketUpload {
     }
 }
 
+/// Whether nobody can change what is on its way there: TLS sees to that, or it does not leave this machine. Hashing
+/// the payload for its signature as well would take as long as the digest of the package.
+fn is_out_of_reach(endpoint: &str) -> bool {
+    let Ok(endpoint) = url::Url::parse(endpoint) else { return false };
+    let here = match endpoint.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    endpoint.scheme() == "https" || here
+}
+
 /// The store said no, by a condition.
 fn refused(error: &Error) -> bool {
     matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. })
@@ -625,4 +645,22 @@ fn unknown(location: &Path, error: &Error) -> Error {
 
 fn generic(location: &Path, error: impl fmt::Display) -> Error {
     Error::Generic { store: "Bucket", source: format!("`{location}`: {error}").into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_over_plain_http_to_another_host_a_payload_is_signed() {
+        for endpoint in
+            ["https://minio:9000", "http://localhost:9000", "http://127.0.0.1", "http://[::1]:9000"]
+        {
+            assert!(is_out_of_reach(endpoint), "{endpoint}");
+        }
+        for endpoint in ["http://minio:9000", "http://10.0.0.1", "http://localhost.example.com", "minio", ""]
+        {
+            assert!(!is_out_of_reach(endpoint), "{endpoint}");
+        }
+    }
 }
