@@ -40,7 +40,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use crate::config::{self, NamedToken, Secret};
+use crate::{
+    config::{self, NamedToken, Secret},
+    metrics::Metrics,
+};
 
 /// The longest `Authorization` looked at, in bytes. The tokens of CI systems are well below 4 KiB.
 const MAX_AUTHORIZATION: usize = 16 * 1024;
@@ -190,6 +193,15 @@ impl Authenticator {
             "`auth.private_reads` is on, but nobody has a token; set `auth_token`, `auth.tokens` or `auth.jwt`"
         );
         Ok(this)
+    }
+
+    /// The same, counting how often it reads the issuer's keys.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        if let Some(jwt) = &self.jwt {
+            jwt.measured(metrics);
+        }
+        self
     }
 
     /// Whether any token can be valid. If not, every write is refused, which is worth a warning at the start.

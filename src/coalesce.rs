@@ -28,6 +28,7 @@ type Passengers<T> = Vec<oneshot::Sender<Outcome<T>>>;
 pub(crate) struct Coalesced<T> {
     work: Box<dyn Fn() -> Flight<T> + Send + Sync>,
     state: Mutex<State<T>>,
+    asked: AtomicU64,
     flights: AtomicU64,
 }
 
@@ -41,12 +42,14 @@ impl<T: Send + Sync + 'static> Coalesced<T> {
         Arc::new(Self {
             work: Box::new(work),
             state: Mutex::new(State { flying: false, waiting: Vec::new() }),
+            asked: AtomicU64::new(0),
             flights: AtomicU64::new(0),
         })
     }
 
     /// The result of a flight that begins after this call, or the error of one that ends after it.
     pub(crate) async fn answer(self: &Arc<Self>) -> Result<Arc<T>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let (ticket, landed) = oneshot::channel();
         let first = {
             let mut state = self.state();
@@ -61,6 +64,11 @@ impl<T: Send + Sync + 'static> Coalesced<T> {
             Ok(Err(error)) => Err(Error::Unavailable(anyhow::Error::new(error))),
             Err(_) => Err(Error::Internal(anyhow::anyhow!("a look at the store panicked"))),
         }
+    }
+
+    /// How many callers there have been.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// How many flights have begun.
@@ -148,7 +156,7 @@ mod tests {
         let late = join_all((0..50).map(|_| shared.answer())).await;
         assert_eq!(*first.await.unwrap().unwrap(), 0);
         assert!(late.into_iter().all(|flight| *flight.unwrap() == 1));
-        assert_eq!(shared.flights(), 2);
+        assert_eq!((shared.asked(), shared.flights()), (51, 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use std::{
     fmt::{self, Write as _},
     fs, io,
     marker::PhantomData,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -89,6 +89,7 @@ pub struct Config {
     pub server: Server,
     pub auth: Auth,
     pub log: Log,
+    pub metrics: Metrics,
 }
 
 /// Who sends the bytes of a package in a bucket.
@@ -220,6 +221,15 @@ pub struct Log {
     /// A `tracing` filter, such as `info` or `release_server=debug`.
     pub level: String,
     pub format: LogFormat,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// `None`: nothing is counted, and nothing served.
+    #[serde(deserialize_with = "optional_address")]
+    pub bind_address: Option<SocketAddr>,
 }
 
 /// How a log line is written.
@@ -772,6 +782,17 @@ fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<Vec<
         }
     }
     input.deserialize_any(Items(PhantomData))
+}
+
+fn optional_address<'de, D: Deserializer<'de>>(input: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = |text: String| {
+        text.parse().map_err(|_| {
+            de::Error::custom(format_args!(
+                "`{text}` is no address with a port; write it as `0.0.0.0:9090` or `[::]:9090`"
+            ))
+        })
+    };
+    Option::<String>::deserialize(input)?.map(address).transpose()
 }
 
 /// Networks such as `10.0.0.0/8`; an address alone is the network of that one.

@@ -11,10 +11,13 @@
 //! | what counts as latest | [`packages`] |
 //! | what the sweep removes, and why | [`retention`] |
 //! | who may do what | top of [`auth`] |
+//! | what the log says of a change | [`audit`] |
+//! | what is counted, and its name | [`metrics`] |
 //! | the status of an error | `src/http/error.rs` |
 //!
 //! main → http → packages → storage; retention → packages; nothing points back.
 
+pub mod audit;
 pub mod auth;
 pub mod client;
 mod coalesce;
@@ -24,6 +27,7 @@ pub mod error;
 pub mod hasher;
 pub mod http;
 pub mod marker;
+pub mod metrics;
 pub mod name;
 pub mod packages;
 mod rendered;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,13 +22,16 @@ use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
 };
+use tracing::Instrument as _;
 
 use crate::{
+    audit::{self, Action, Actor},
     coalesce::Coalesced,
     config::Config,
     digest::Digest,
     error::{Error, Result},
     marker::{Marker, Source, name_hash},
+    metrics::{self, Amount, CacheLookup, Metrics, Sample},
     name::PackageName,
     rendered::Rendered,
     retention::{Candidate, Decision, Origin, Policy, decide},
@@ -182,6 +186,7 @@ struct Inner {
     max_cached_bytes: u64,
     changed: Notify,
     unhashed: Notify,
+    metrics: Metrics,
 }
 
 /// What the last flight found, and what was made of it.
@@ -217,6 +222,7 @@ impl Packages {
             let cache = &config.cache;
             let room = usize::try_from(cache.total_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
             Inner {
+                metrics: storage.metrics(),
                 storage,
                 policy: Policy::from(config),
                 max_upload_bytes: config.max_upload_bytes,
@@ -231,6 +237,32 @@ impl Packages {
                 unhashed: Notify::new(),
             }
         }))
+    }
+
+    /// Where they count what happens: where their store does.
+    pub fn metrics(&self) -> Metrics {
+        self.0.metrics
+    }
+
+    /// Brings the metrics up to date that are not counted as things happen. Costs the store nothing: packages are
+    /// counted as the last listing saw them.
+    pub fn report(&self) {
+        let mut sample = Sample {
+            listing_requests: self.0.listings.asked(),
+            listing_flights: self.0.listings.flights(),
+            cache_bytes: self.0.cache.weight(),
+            ..Sample::default()
+        };
+        if let Some(listing) = self.0.recent(Duration::MAX) {
+            for (package, listed) in listing.all.iter().zip(&listing.listed) {
+                let Amount { packages, bytes } =
+                    if *listed { &mut sample.listed } else { &mut sample.hidden };
+                *packages += 1;
+                *bytes += package.size;
+                sample.without_digest += usize::from(package.sha256.is_none());
+            }
+        }
+        self.0.metrics.sampled(&sample);
     }
 
     /// The store behind.
@@ -263,15 +295,21 @@ impl Packages {
 
     /// Begins an upload of `length` bytes, if that is known. Refused at once if the name is taken and replacing was not asked for.
     pub async fn upload(&self, name: PackageName, overwrite: bool, length: Option<u64>) -> Result<Receiving> {
+        let mut receipt = self.0.metrics.receiving();
         if !overwrite {
-            match self.0.storage.find(&name).await {
-                Ok(_) => return Err(Error::AlreadyExists(name.to_string())),
-                Err(Error::NotFound(_)) => {}
-                Err(error) => return Err(error),
+            let free = match self.0.storage.find(&name).await {
+                Ok(_) => Err(Error::AlreadyExists(name.to_string())),
+                Err(Error::NotFound(_)) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = free {
+                receipt.end((&error).into(), 0);
+                return Err(error);
             }
         }
         let upload = self.0.storage.upload(&name, overwrite, length);
-        Ok(Receiving { packages: self.clone(), name, overwrite, upload })
+        let incoming = Incoming { packages: self.clone(), name, overwrite, upload };
+        Ok(Receiving { incoming, receipt })
     }
 
     /// A package, ready to be read; `Error::Changed` if it was replaced while its digest was looked for.
@@ -294,13 +332,24 @@ impl Packages {
     }
 
     /// Deletes a package; `Error::Changed` if it was replaced meanwhile.
-    pub async fn delete(&self, name: &PackageName) -> Result<Package> {
-        // Never a listing from before the request: it could lack what the caller has just uploaded.
-        let listing = self.fresh().await?;
-        let package = listing.find(name).ok_or_else(|| Error::NotFound(name.to_string()))?;
-        self.remove(&listing, package).await?;
-        self.0.changed.notify_one();
-        Ok(package.clone())
+    ///
+    /// Runs to its end even if the caller goes away.
+    pub async fn delete(&self, name: PackageName, actor: Actor) -> Result<()> {
+        let packages = self.clone();
+        to_its_end(async move {
+            // Never a listing from before the request: it could lack what the caller has just uploaded.
+            let listing = packages.fresh().await?;
+            let package = listing.find(&name).ok_or_else(|| Error::NotFound(name.to_string()))?;
+            let removed = packages.remove(&listing, package).await;
+            match &removed {
+                Ok(()) => audit::done(&actor, Action::Delete, package, None, None),
+                Err(error) => audit::failed(&actor, Action::Delete, name.as_str(), error),
+            }
+            removed?;
+            packages.0.changed.notify_one();
+            Ok(())
+        })
+        .await
     }
 
     /// Removes a package that a listing judged, if it is still the same.
@@ -539,31 +588,70 @@ fn assemble(
 
 /// A package being received.
 pub struct Receiving {
+    incoming: Incoming,
+    receipt: metrics::Receipt,
+}
+
+impl Receiving {
+    /// Takes the next bytes; refuses those past the limit.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let Incoming { packages, upload, .. } = &mut self.incoming;
+        let limit = packages.0.max_upload_bytes;
+        let written = if upload.size() + bytes.len() as u64 > limit {
+            Err(Error::TooLarge(limit))
+        } else {
+            upload.write(bytes).await
+        };
+        if let Err(error) = &written {
+            self.receipt.end(error.into(), 0);
+        }
+        written
+    }
+
+    /// Publishes what was received, durable and with its marker, if its digest is the `declared` one.
+    ///
+    /// Runs to its end even if the caller goes away.
+    pub async fn commit(self, declared: Option<Digest>, actor: Actor) -> Result<Package> {
+        to_its_end(async move {
+            let Self { incoming, mut receipt } = self;
+            let name = incoming.name.clone();
+            let published = incoming.publish(declared).await;
+            match &published {
+                Ok((package, None)) => {
+                    receipt.end(metrics::Upload::Created, package.size);
+                    audit::done(&actor, Action::Publish, package, None, None);
+                }
+                Ok((package, Some(previous))) => {
+                    receipt.end(metrics::Upload::Replaced, package.size);
+                    audit::done(&actor, Action::Replace, package, previous.sha256, None);
+                }
+                Err(error) => {
+                    receipt.end(error.into(), 0);
+                    audit::failed(&actor, Action::Publish, name.as_str(), error);
+                }
+            }
+            Ok(published?.0)
+        })
+        .await
+    }
+}
+
+/// Runs in a task of its own what must not be cut short when the client leaves; its log lines stay the request's.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work.in_current_span()).await.map_err(|error| Error::Internal(error.into()))?
+}
+
+/// The bytes of a package, and what is to become of them.
+struct Incoming {
     packages: Packages,
     name: PackageName,
     overwrite: bool,
     upload: Upload,
 }
 
-impl Receiving {
-    /// Takes the next bytes; refuses those past the limit.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        let limit = self.packages.0.max_upload_bytes;
-        if self.upload.size() + bytes.len() as u64 > limit {
-            return Err(Error::TooLarge(limit));
-        }
-        self.upload.write(bytes).await
-    }
-
-    /// Publishes what was received, durable and with its marker, if its digest is the `declared` one.
-    ///
-    /// Runs to its end even if the caller goes away.
-    pub async fn commit(self, declared: Option<Digest>) -> Result<Package> {
-        let committed = tokio::spawn(self.publish(declared)).await;
-        committed.map_err(|error| Error::Internal(error.into()))?
-    }
-
-    async fn publish(mut self, declared: Option<Digest>) -> Result<Package> {
+impl Incoming {
+    /// The new package, and what had the name before.
+    async fn publish(mut self, declared: Option<Digest>) -> Result<(Package, Option<Package>)> {
         let size = self.upload.size();
         if size == 0 {
             return Err(Error::Invalid("the file is empty; send its bytes".into()));
@@ -591,7 +679,9 @@ impl Receiving {
         storage.put_marker(&marker).await?;
         storage.confirm(&written).await?;
         packages.0.changed.notify_one();
-        Ok(Package {
+        // Without `overwrite` it was gone by the time the name was taken.
+        let previous = listing.find(&self.name).filter(|_| self.overwrite).cloned();
+        let package = Package {
             name: self.name,
             size,
             etag: written.etag,
@@ -600,7 +690,8 @@ impl Receiving {
             sha256: Some(sha256),
             source: Some(Source::Published),
             marked: true,
-        })
+        };
+        Ok((package, previous))
     }
 }
 
@@ -642,8 +733,10 @@ impl Opened {
         }
         let key = (self.name.clone(), self.etag.clone());
         if let Some(bytes) = inner.cache.get(&key) {
+            inner.metrics.cache(CacheLookup::Hit);
             return Ok(Some(bytes));
         }
+        inner.metrics.cache(CacheLookup::Miss);
         // What is being read for the cache must not outgrow it.
         let Ok(_room) = inner.cache_room.try_acquire_many(u32::try_from(self.size).unwrap_or(u32::MAX))
         else {

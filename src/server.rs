@@ -1,9 +1,11 @@
 //! The process: opens the store, says where it is and what to do next, serves, and stops in order.
 
 use std::{
+    future,
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -17,29 +19,47 @@ use crate::{
     hasher,
     http::{
         self,
-        serve::{Draining, serve, shutdown_signal},
+        serve::{Draining, Listener, serve, shutdown_signal},
     },
+    metrics::Metrics,
     packages::Packages,
     retention,
     storage::{Storage, probe::Probe},
     sweep::{self, Swept},
 };
 
+/// What those who ask for metrics may hold: they are few, and their requests are small.
+const METRICS_LIMITS: config::Server = config::Server {
+    header_timeout: Duration::from_secs(30),
+    stall_timeout: Duration::from_secs(30),
+    shutdown_grace: Duration::ZERO,
+    max_connections: 64,
+    max_requests: 64,
+    trusted_proxies: Vec::new(),
+};
+
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(mut config: Config) -> Result<()> {
-    let (packages, place) = open(&config).await?;
+    let metrics = match config.metrics.bind_address {
+        Some(_) => Metrics::on(),
+        None => Metrics::default(),
+    };
+    metrics.configured(&config);
+    let (storage, place) = open_storage(&config).await?;
+    let packages = Packages::new(storage.measured(metrics), &config);
     let token = make_token(&mut config);
-    let auth = Arc::new(Authenticator::new(config.auth_token.as_ref(), &config.auth)?);
-    let address = SocketAddr::new(config.bind_address, config.port);
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        let advice = explain_bind(error.kind());
-        anyhow::Error::new(error).context(format!("cannot listen on {address}: {advice}"))
-    })?;
+    let auth = Authenticator::new(config.auth_token.as_ref(), &config.auth)?.measured(metrics);
+    let auth = Arc::new(auth);
+    let listener = listen(SocketAddr::new(config.bind_address, config.port), "BIND_ADDRESS", "PORT").await?;
     let local = listener.local_addr()?;
+    let metrics_at = match config.metrics.bind_address {
+        Some(address) => Some(serve_metrics(address, &packages).await?),
+        None => None,
+    };
 
     let draining = Draining::default();
     let app = http::app(packages.clone(), Arc::clone(&auth), &config, local, draining.clone());
-    greet(&packages, &place, local, token.as_ref(), auth.has_credentials());
+    greet(&packages, &place, local, metrics_at, token.as_ref(), auth.has_credentials());
 
     tokio::spawn(hasher::run(packages.clone()));
     if let Some(interval) = config.retention.interval {
@@ -50,25 +70,46 @@ pub async fn run(mut config: Config) -> Result<()> {
             tracing::error!(event = "shutdown", error = %error, "cannot wait for signals");
         }
     };
-    serve(listener, app, &config.server, draining, stop).await;
+    serve(Listener::from(listener).measured(metrics), app, &config.server, draining, stop).await;
     packages.storage().finish().await;
     Ok(())
 }
 
+/// Listens on an address that two settings name, which may be the same one.
+async fn listen(address: SocketAddr, host_key: &str, port_key: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = explain_bind(error.kind(), host_key, port_key);
+        anyhow::Error::new(error).context(format!("cannot listen on {address}: {advice}"))
+    })
+}
+
 /// What to do when a port cannot be had.
-fn explain_bind(kind: io::ErrorKind) -> &'static str {
+fn explain_bind(kind: io::ErrorKind, host_key: &str, port_key: &str) -> String {
     match kind {
         io::ErrorKind::AddrInUse => {
-            "another program listens there; stop it, or choose another port with `PORT`"
+            format!("another program listens there; stop it, or choose another port with `{port_key}`")
         }
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege (`CAP_NET_BIND_SERVICE`); choose another with `PORT`"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "this machine does not have that address; set `BIND_ADDRESS` to one it has, or to `0.0.0.0` for all"
-        }
-        _ => "check `BIND_ADDRESS` and `PORT`",
+        io::ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need a privilege (`CAP_NET_BIND_SERVICE`); choose another with `{port_key}`"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this machine does not have that address; set `{host_key}` to one it has, or to `0.0.0.0` for all"
+        ),
+        _ if host_key == port_key => format!("check `{host_key}`"),
+        _ => format!("check `{host_key}` and `{port_key}`"),
     }
+}
+
+/// Serves the metrics for as long as the process lives, while it stops too.
+async fn serve_metrics(address: SocketAddr, packages: &Packages) -> Result<SocketAddr> {
+    let key = "METRICS__BIND_ADDRESS";
+    let listener = listen(address, key, key).await?;
+    let local = listener.local_addr()?;
+    let app = http::metrics::app(packages.clone());
+    tokio::spawn(async move {
+        serve(listener, app, &METRICS_LIMITS, Draining::default(), future::pending()).await;
+    });
+    Ok(local)
 }
 
 /// What a sweep would remove, and why, as a table.
@@ -179,12 +220,20 @@ fn make_token(config: &mut Config) -> Option<Secret> {
 }
 
 /// Says where the server is, and on a terminal what to try next.
-fn greet(packages: &Packages, place: &str, local: SocketAddr, token: Option<&Secret>, writable: bool) {
+fn greet(
+    packages: &Packages,
+    place: &str,
+    local: SocketAddr,
+    metrics: Option<SocketAddr>,
+    token: Option<&Secret>,
+    writable: bool,
+) {
     let host = if local.ip().is_unspecified() { "localhost".to_owned() } else { local.ip().to_string() };
     let url = format!("http://{host}:{}", local.port());
     tracing::info!(
         event = "startup",
         address = %local,
+        metrics = metrics.map(tracing::field::display),
         storage = %packages.storage(),
         version = env!("CARGO_PKG_VERSION"),
         "serving the packages in {place} on {url}"

@@ -22,6 +22,7 @@
 mod bucket;
 mod directory;
 mod errands;
+mod measured;
 mod memory;
 pub mod probe;
 mod removal;
@@ -45,10 +46,12 @@ use crate::{
     digest::{Digest, Hasher},
     error::{Error, Result},
     marker::Marker,
+    metrics::{Metrics, Operation},
     name::PackageName,
 };
 use bucket::Bucket;
 use directory::Directory;
+use measured::Measured;
 use memory::Memory;
 use removal::Removals;
 
@@ -77,6 +80,7 @@ pub struct Storage {
     engine: Engine,
     /// What uploads may hold in memory, all together, in bytes.
     upload_memory: Arc<Semaphore>,
+    metrics: Metrics,
 }
 
 /// What a kind of store does better, or otherwise, than `ObjectStore` can say.
@@ -150,7 +154,26 @@ impl Storage {
         let permits = usize::try_from(upload_memory_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         // One part must always fit.
         let upload_memory = Arc::new(Semaphore::new(permits.max(PART_BYTES)));
-        Self { objects, engine, upload_memory }
+        Self { objects, engine, upload_memory, metrics: Metrics::default() }
+    }
+
+    /// The same store, each operation of which is counted from here on; and so is all that is built upon it.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        if !metrics.is_on() {
+            return self;
+        }
+        let objects: Arc<dyn ObjectStore> = Arc::new(Measured::new(self.objects, metrics));
+        let engine = match self.engine {
+            Engine::Bucket(removals) => Engine::Bucket(removals.measured(Arc::clone(&objects), metrics)),
+            engine => engine,
+        };
+        Self { objects, engine, metrics, ..self }
+    }
+
+    /// Where its operations are counted.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics
     }
 
     /// Everything there is: two listings, no reads.
@@ -160,7 +183,8 @@ impl Storage {
     pub async fn list(&self) -> Result<Found> {
         let folder = key(&["packages"]);
         if let Engine::Directory(directory) = &self.engine {
-            let (markers, found) = directory.survey(&folder).await.map_err(at("the packages"))?;
+            let survey = self.metrics.operation(Operation::List, directory.survey(&folder)).await;
+            let (markers, found) = survey.map_err(at("the packages"))?;
             return Ok(Found { objects: found.objects, markers, skipped: directory.skipped() });
         }
         let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
@@ -233,8 +257,12 @@ impl Storage {
     pub async fn remove(&self, name: &PackageName, etag: &str, marker: Option<&Marker>) -> Result<()> {
         let location = package(name);
         let same = match &self.engine {
-            Engine::Directory(directory) => directory.remove_if(&location, etag).await,
-            Engine::Memory(memory) => memory.remove_if(&location, etag).await,
+            Engine::Directory(directory) => {
+                self.metrics.operation(Operation::Delete, directory.remove_if(&location, etag)).await
+            }
+            Engine::Memory(memory) => {
+                self.metrics.operation(Operation::Delete, memory.remove_if(&location, etag)).await
+            }
             Engine::Bucket(removals) => return removals.remove(name, etag, marker).await,
         };
         if same.map_err(at(name.as_str()))? { Ok(()) } else { Err(Error::Changed(name.to_string())) }
@@ -287,7 +315,9 @@ impl Storage {
     pub async fn check(&self) -> Result<()> {
         match &self.engine {
             Engine::Directory(_) => self.objects.head(&layout()).await.map(drop),
-            Engine::Bucket(removals) => removals.bucket().check().await,
+            Engine::Bucket(removals) => {
+                self.metrics.operation(Operation::List, removals.bucket().check()).await
+            }
             Engine::Memory(_) => Ok(()),
         }
         .map_err(at("the storage"))

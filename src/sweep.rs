@@ -9,9 +9,12 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use tokio::time::Instant;
 
 use crate::{
+    audit::{self, Action, Actor},
     error::{Error, Result},
+    metrics::Pass,
     packages::Packages,
     retention::{Verdict, decide},
 };
@@ -49,6 +52,18 @@ pub async fn run(packages: Packages, interval: Duration) {
 
 /// Judges every package and removes what goes.
 pub async fn pass(packages: &Packages) -> Result<Swept> {
+    let began = Instant::now();
+    let passed = judge_and_remove(packages).await;
+    let outcome = match &passed {
+        Ok(Swept { failed: 0, .. }) => Pass::Ok,
+        _ => Pass::Failed,
+    };
+    packages.metrics().swept(outcome, began.elapsed(), passed.as_ref().ok().map(|swept| swept.kept));
+    passed
+}
+
+async fn judge_and_remove(packages: &Packages) -> Result<Swept> {
+    let (metrics, actor) = (packages.metrics(), Actor::sweep());
     let storage = packages.storage();
     let first = !storage.was_swept().await?;
     let listing = packages.fresh().await?;
@@ -75,19 +90,15 @@ pub async fn pass(packages: &Packages) -> Result<Swept> {
         match packages.remove(&listing, package).await {
             Ok(()) => {
                 swept.removed += 1;
-                tracing::info!(
-                    event = "sweep",
-                    "package.name" = %name,
-                    size_bytes = package.size,
-                    sha256 = package.sha256.map(tracing::field::display),
-                    reason = %decision,
-                    "removed `{name}`: {decision}"
-                );
+                metrics.removed(&decision.reason, package.size);
+                audit::done(&actor, Action::Sweep, package, None, Some(&decision.to_string()));
             }
             // Somebody else was faster, or it was replaced: then it is not what was judged.
             Err(Error::NotFound(_) | Error::Changed(_)) => {}
             Err(error) => {
                 swept.failed += 1;
+                metrics.removal_failed();
+                audit::failed(&actor, Action::Sweep, name.as_str(), &error);
                 let error = error.with_causes();
                 tracing::warn!(event = "sweep", "package.name" = %name, error, "cannot remove `{name}`");
             }

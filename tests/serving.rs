@@ -23,6 +23,7 @@ use release_server::{
         layers,
         serve::{Draining, serve},
     },
+    metrics::Metrics,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -87,7 +88,7 @@ async fn start(limits: config::Server) -> Server {
         .route("/count", post(async |body: Bytes| body.len().to_string()))
         .route("/refuse", post(async || StatusCode::UNAUTHORIZED))
         .route("/panic", get(async || -> String { panic!("a secret") }));
-    let app = layers::around(routes, &limits, Arc::new(Front::new(None, &[], address)));
+    let app = layers::around(routes, &limits, Arc::new(Front::new(None, &[], address)), Metrics::default());
     let draining = Draining::default();
     let (stop, stopping) = oneshot::channel::<()>();
     let flag = draining.clone();

@@ -26,7 +26,7 @@ use jsonwebtoken::{
 use serde_json::Value;
 
 use super::{Caller, Denied, Scope, keys::Keys, not_a_pattern, repository_pattern, scopes};
-use crate::config;
+use crate::{config, metrics::Metrics};
 
 /// More than clocks differ, less than a stolen token needs to be useful.
 const MAX_LEEWAY: Duration = Duration::from_mins(10);
@@ -49,6 +49,11 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
+    /// Counts readings of the issuer's keys from here on.
+    pub(super) fn measured(&self, metrics: Metrics) {
+        self.keys.measured(metrics);
+    }
+
     /// Checks the configuration and reads its key file.
     pub(super) fn new(config: &config::Jwt) -> anyhow::Result<Self> {
         ensure!(

@@ -7,7 +7,11 @@
 //!   wait for another's reading.
 //! - While the issuer does not answer, the last keys stay good up to [`MAX_STALE`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use jsonwebtoken::{
@@ -22,7 +26,10 @@ use tokio::{
 use url::{Host, Url};
 
 use super::Denied;
-use crate::config;
+use crate::{
+    config,
+    metrics::{Metrics, Refresh},
+};
 
 const MAX_AGE: Duration = Duration::from_hours(1);
 const MAX_STALE: Duration = Duration::from_hours(24);
@@ -91,6 +98,13 @@ impl Keys {
             _ => bail!(
                 "`auth.jwt` needs exactly one key: set one of `secret`, `public_key_file`, `jwks_file` and `jwks_url`"
             ),
+        }
+    }
+
+    /// Counts readings of a key set from here on.
+    pub(super) fn measured(&self, metrics: Metrics) {
+        if let Self::Set(set) = self {
+            set.metrics.get_or_init(|| metrics);
         }
     }
 
@@ -191,6 +205,7 @@ pub(super) struct KeySet {
     held: watch::Sender<Held>,
     /// Held by the one reading under way.
     flight: Arc<Mutex<()>>,
+    metrics: OnceLock<Metrics>,
 }
 
 enum Source {
@@ -227,6 +242,7 @@ impl KeySet {
             algorithms: algorithms.to_vec(),
             held: watch::Sender::new(held),
             flight: Arc::default(),
+            metrics: OnceLock::new(),
         })
     }
 
@@ -273,12 +289,18 @@ impl KeySet {
     async fn load(&self) {
         let now = Instant::now();
         self.held.send_modify(|held| held.tried = Some(now));
-        match self.source.read().await.and_then(|text| parse(&text, &self.algorithms)) {
-            Ok(keys) if keys.is_empty() => {
-                tracing::warn!(event = "keys", "no key of the issuer verifies any of `auth.jwt.algorithms`");
+        let outcome = match self.source.read().await.and_then(|text| parse(&text, &self.algorithms)) {
+            Ok(keys) => {
+                let outcome = if keys.is_empty() { Refresh::Empty } else { Refresh::Ok };
+                if keys.is_empty() {
+                    tracing::warn!(
+                        event = "keys",
+                        "no key of the issuer verifies any of `auth.jwt.algorithms`"
+                    );
+                }
                 self.held.send_modify(|held| (held.keys, held.loaded) = (keys, Some(now)));
+                outcome
             }
-            Ok(keys) => self.held.send_modify(|held| (held.keys, held.loaded) = (keys, Some(now))),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(
@@ -286,8 +308,10 @@ impl KeySet {
                     error,
                     "the key set cannot be read; the last one stays in use"
                 );
+                Refresh::Failed
             }
-        }
+        };
+        self.metrics.get().copied().unwrap_or_default().key_set_read(outcome);
     }
 }
 

@@ -17,11 +17,13 @@ use serde::{
     de::{DeserializeOwned, Error as _},
 };
 
-use super::App;
+use super::{App, base_url::peer};
 use crate::{
+    audit::{self, Action, Actor},
     auth::{Caller, Denied, Scope},
     digest::Digest,
     error::{Error, Result},
+    metrics::AuthFailure,
     name::PackageName,
 };
 
@@ -32,10 +34,10 @@ pub(super) const BEARER: &str = "token";
 pub(super) struct Reader;
 
 /// A caller who may upload.
-pub(super) struct Writer(pub(super) Caller);
+pub(super) struct Writer(pub(super) Actor);
 
 /// A caller who may delete.
-pub(super) struct Deleter(pub(super) Caller);
+pub(super) struct Deleter(pub(super) Actor);
 
 impl FromRequestParts<App> for Reader {
     type Rejection = Error;
@@ -49,8 +51,7 @@ impl FromRequestParts<App> for Writer {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        same_site(&parts.headers)?;
-        authorize(parts, app, Scope::Write).await.map(Self)
+        change(parts, app, Scope::Write, Action::Publish).await.map(Self)
     }
 }
 
@@ -58,13 +59,37 @@ impl FromRequestParts<App> for Deleter {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        same_site(&parts.headers)?;
-        authorize(parts, app, Scope::Delete).await.map(Self)
+        change(parts, app, Scope::Delete, Action::Delete).await.map(Self)
     }
 }
 
 async fn authorize(parts: &Parts, app: &App, scope: Scope) -> Result<Caller> {
-    Ok(app.auth.authorize(parts.headers.get(header::AUTHORIZATION), scope).await?)
+    let authorized = app.auth.authorize(parts.headers.get(header::AUTHORIZATION), scope).await;
+    Ok(authorized.inspect_err(|denied| app.packages.metrics().refused(denied.into()))?)
+}
+
+/// Who wants to change something, if that is allowed; who was refused is in the audit log.
+async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> Result<Actor> {
+    let client = app.front.client_addr(&parts.headers, peer(&parts.extensions));
+    let mut actor = Actor { caller: None, client: Some(client) };
+    let allowed = match same_site(&parts.headers) {
+        Ok(()) => authorize(parts, app, scope).await,
+        Err(error) => {
+            app.packages.metrics().refused(AuthFailure::CrossSite);
+            Err(error)
+        }
+    };
+    match allowed {
+        Ok(caller) => {
+            actor.caller = Some(caller.name);
+            Ok(actor)
+        }
+        Err(error) => {
+            let name = name_in(parts, app).await.ok();
+            audit::denied(&actor, action, name.as_deref(), &error);
+            Err(error)
+        }
+    }
 }
 
 /// Refuses a write that a page of another site makes a browser send: the browser may add a password it remembers.

@@ -50,6 +50,7 @@ use crate::{
         base_url::{Front, peer},
         error::Problem,
     },
+    metrics::Metrics,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,9 +62,10 @@ const PROBES: [&str; 3] = ["/healthz", "/readyz", "/health"];
 const REFUSAL_BYTES: usize = 4096;
 
 /// Puts the layers around `app`, whose routes are complete.
-pub fn around(app: Router, limits: &config::Server, front: Arc<Front>) -> Router {
+pub fn around(app: Router, limits: &config::Server, front: Arc<Front>, metrics: Metrics) -> Router {
     let gate = Arc::new(Gate {
         front,
+        metrics,
         stall_limit: limits.stall_timeout,
         places: Arc::new(Semaphore::new(limits.max_requests.min(Semaphore::MAX_PERMITS))),
     });
@@ -72,6 +74,7 @@ pub fn around(app: Router, limits: &config::Server, front: Arc<Front>) -> Router
 
 struct Gate {
     front: Arc<Front>,
+    metrics: Metrics,
     stall_limit: Duration,
     places: Arc<Semaphore>,
 }
@@ -79,7 +82,8 @@ struct Gate {
 async fn observe(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
-    let mut line = Line::begin(&request, &gate.front, span.clone());
+    let mut line = Line::begin(&request, &gate, span.clone());
+    let request = request.map(|body| gate.metrics.counted(&line.method, line.route(), body));
 
     let mut response = gate.admit(request, next, &mut line.place).instrument(span).await;
 
@@ -185,6 +189,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// The log line of a request, written when it is dropped: so it is written whatever happens.
 struct Line {
+    metrics: Metrics,
     span: Span,
     method: Method,
     route: Option<MatchedPath>,
@@ -206,18 +211,25 @@ struct Head {
 }
 
 impl Line {
-    fn begin(request: &Request, front: &Front, span: Span) -> Self {
+    fn begin(request: &Request, gate: &Gate, span: Span) -> Self {
+        gate.metrics.begin();
         Self {
+            metrics: gate.metrics,
             span,
             method: request.method().clone(),
             route: request.extensions().get().cloned(),
             probe: is_probe(request),
-            client: front.client_addr(request.headers(), peer(request.extensions())),
+            client: gate.front.client_addr(request.headers(), peer(request.extensions())),
             started: Instant::now(),
             head: None,
             sent: 0,
             place: None,
         }
+    }
+
+    /// The template; `None` if none fits.
+    fn route(&self) -> Option<&str> {
+        self.route.as_ref().map(MatchedPath::as_str)
     }
 
     fn head(&mut self, response: &Response) {
@@ -248,7 +260,10 @@ impl Drop for Line {
     fn drop(&mut self) {
         let _entered = self.span.enter();
         let method = self.method.as_str();
-        let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let (status, latency) = self.head.as_ref().map(|head| (head.status, head.latency)).unzip();
+        let latency = latency.unwrap_or_else(|| self.started.elapsed());
+        self.metrics.end(&self.method, self.route(), status, latency, self.sent);
+        let route = self.route().unwrap_or("unmatched");
         let status = self.head.as_ref().map(|head| head.status.as_u16());
         let latency_ms = self.head.as_ref().map(|head| millis(head.latency));
         let whole = self.head.as_ref().is_some_and(|head| head.whole);
@@ -347,7 +362,7 @@ mod tests {
             .route("/healthz", get(async || "OK"))
             .route("/unready", get(async || (StatusCode::SERVICE_UNAVAILABLE, "secret of the framework")))
             .route("/broken", get(async move || Body::from_stream(broken())));
-        around(routes, &limits, Arc::new(Front::new(None, &[], local)))
+        around(routes, &limits, Arc::new(Front::new(None, &[], local)), Metrics::default())
     }
 
     fn get_of(uri: &str) -> Request {

@@ -7,6 +7,7 @@ mod extract;
 mod health;
 pub mod layers;
 mod linger;
+pub mod metrics;
 mod openapi;
 mod packages;
 mod pages;
@@ -68,6 +69,7 @@ pub fn app(
     local: SocketAddr,
     draining: Draining,
 ) -> Router {
+    let metrics = packages.metrics();
     let front = Arc::new(Front::new(config.public_url.as_ref(), &config.server.trusted_proxies, local));
     let front_of_app = Arc::clone(&front);
     let app =
@@ -81,7 +83,7 @@ pub fn app(
     // The framework's 2 MB for forms is not ours: uploads are counted against `max_upload_bytes` as they come.
     let routes = routes.layer(DefaultBodyLimit::disable());
     let router = routes.with_state(app).route("/openapi.json", openapi).merge(people());
-    layers::around(router, &config.server, front)
+    layers::around(router, &config.server, front, metrics)
 }
 
 /// The OpenAPI document as JSON text.

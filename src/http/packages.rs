@@ -295,7 +295,7 @@ pub(super) struct UploadQuery {
 
 /// `PUT /assets/{name}`: the raw bytes.
 pub(super) async fn put(
-    Writer(caller): Writer,
+    Writer(actor): Writer,
     State(app): State<App>,
     base: BaseUrl,
     NewName(name): NewName,
@@ -308,13 +308,13 @@ pub(super) async fn put(
     let declared = declared_digest(query.sha256.as_deref(), &headers)?;
     let mut receiving = app.packages.upload(name, query.overwrite, content_length(&headers)).await?;
     receive(&mut receiving, body.into_data_stream()).await?;
-    let package = receiving.commit(declared).await?;
-    uploaded(&package, &caller.name, &base)
+    let package = receiving.commit(declared, actor).await?;
+    uploaded(&package, &base)
 }
 
 /// `POST /upload`: a form with the file in its part `file`.
 pub(super) async fn upload(
-    Writer(caller): Writer,
+    Writer(actor): Writer,
     State(app): State<App>,
     base: BaseUrl,
     Asked(query): Asked<UploadQuery>,
@@ -366,25 +366,17 @@ pub(super) async fn upload(
         }
     }
     let receiving = received.ok_or_else(|| Error::Unprocessable("the form has no part `file`".into()))?;
-    let package = receiving.commit(declared).await?;
-    uploaded(&package, &caller.name, &base)
+    let package = receiving.commit(declared, actor).await?;
+    uploaded(&package, &base)
 }
 
 /// `DELETE /assets/{name}` and `DELETE /packages/{name}`.
 pub(super) async fn delete(
-    Deleter(caller): Deleter,
+    Deleter(actor): Deleter,
     State(app): State<App>,
     Name(name): Name,
 ) -> Result<StatusCode> {
-    let package = app.packages.delete(&name).await?;
-    tracing::info!(
-        event = "delete",
-        "package.name" = %name,
-        size_bytes = package.size,
-        sha256 = package.sha256.map(tracing::field::display),
-        caller = caller.name,
-        "deleted `{name}`"
-    );
+    app.packages.delete(name, actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -404,16 +396,7 @@ where
     Ok(())
 }
 
-fn uploaded(package: &Package, caller: &str, base: &BaseUrl) -> Result<Response> {
-    tracing::info!(
-        event = "upload",
-        "package.name" = %package.name,
-        size_bytes = package.size,
-        sha256 = package.sha256.map(tracing::field::display),
-        caller,
-        "stored `{}`",
-        package.name
-    );
+fn uploaded(package: &Package, base: &BaseUrl) -> Result<Response> {
     let body = json(&PackageJson::new(package, base))?;
     let etag = HeaderValue::try_from(&package.etag).map_err(|error| Error::Internal(error.into()))?;
     Ok(([(header::CONTENT_TYPE, JSON), (header::ETAG, etag)], body).into_response())

@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::{config, http::linger, telemetry};
+use crate::{config, http::linger, metrics::Metrics, telemetry};
 
 /// The most a request's head may take, in bytes; also what is read from a connection at once. HTTP/1 heads hold at
 /// most 100 fields, which is hyper's own limit (saying so would cost an allocation a request).
@@ -65,10 +65,30 @@ impl Draining {
     }
 }
 
+/// Where connections come in, and how.
+pub struct Listener {
+    tcp: TcpListener,
+    metrics: Metrics,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, metrics: Metrics::default() }
+    }
+}
+
+impl Listener {
+    /// The same, counting its connections.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+}
+
 /// Serves `app` until `shutdown`, then drains; returns when the last connection has ended, or was cut after
 /// `shutdown_grace`. Handlers find the peer as `ConnectInfo<SocketAddr>`.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     app: Router,
     limits: &config::Server,
     draining: Draining,
@@ -79,7 +99,8 @@ pub async fn serve(
     let http = Arc::new(protocol(limits));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let mut door = Door::new(listener, limits.max_connections);
+    let Listener { tcp, metrics } = listener.into();
+    let mut door = Door::new(tcp, limits.max_connections);
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -98,9 +119,10 @@ pub async fn serve(
             draining: draining.clone(),
         };
         let served = connection.serve(stream, Arc::clone(&http));
+        let open = metrics.connected();
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
             served.await;
-            drop(place);
+            drop((place, open));
         }));
     }
 

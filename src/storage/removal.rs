@@ -44,6 +44,7 @@ use crate::{
     coalesce::Coalesced,
     error::{Error, Result},
     marker::{Marker, name_hash},
+    metrics::{Metrics, Operation},
     name::PackageName,
 };
 
@@ -68,6 +69,7 @@ pub(super) struct Removals {
     intents: Arc<Coalesced<Vec<ObjectMeta>>>,
     /// The store's clock less ours, in milliseconds: ages are told by the store's.
     clock: Arc<AtomicI64>,
+    metrics: Metrics,
 }
 
 impl Removals {
@@ -79,7 +81,12 @@ impl Removals {
                 intents.await.map(Arc::new).map_err(at("removals in progress")).map_err(Arc::new)
             })
         });
-        Self { bucket, objects, prefix, intents, clock: Arc::default() }
+        Self { bucket, objects, prefix, intents, clock: Arc::default(), metrics: Metrics::default() }
+    }
+
+    /// The same through `objects`, which count what is asked of them; the rest is counted here.
+    pub(super) fn measured(self, objects: Arc<dyn ObjectStore>, metrics: Metrics) -> Self {
+        Self { clock: self.clock, metrics, ..Self::new(self.bucket, objects, self.prefix) }
     }
 
     pub(super) fn bucket(&self) -> &Bucket {
@@ -127,7 +134,8 @@ impl Removals {
                 "removing `{name}` took too long; it was not removed"
             )));
         }
-        match self.bucket.delete_once(&self.full(&location)).await {
+        let full = self.full(&location);
+        match self.metrics.operation(Operation::Delete, self.bucket.delete_once(&full)).await {
             Ok(()) => drop_intent(&self.objects, &intent).await,
             // Not sent: the intent is of no use, and would keep uploads of the name away until it is stale. The caller
             // does not wait for a store that cannot be reached just now.
@@ -158,7 +166,8 @@ impl Removals {
             // Later ones do not matter: they look after our marker was written.
             waiting_for.retain(|seen| now.contains(seen));
         }
-        match self.bucket.token(&self.full(&package(name))).await {
+        let full = self.full(&package(name));
+        match self.metrics.operation(Operation::Head, self.bucket.token(&full)).await {
             Ok((_, token)) if token.is_some() && token == written.token => Ok(()),
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Err(Error::Unavailable(anyhow::anyhow!(
                 "`{name}` was removed or replaced before its upload could be acknowledged"
@@ -199,7 +208,8 @@ impl Removals {
         let mut options = PaginatedListOptions::default();
         let mut newest: Option<Marker> = None;
         loop {
-            let page = self.bucket.client().list_paginated(Some(&prefix), options).await;
+            let page = self.bucket.client().list_paginated(Some(&prefix), options);
+            let page = self.metrics.operation(Operation::List, page).await;
             let page = page.map_err(at(name.as_str()))?;
             let etag = meta.e_tag.as_deref().unwrap_or_default();
             let found =

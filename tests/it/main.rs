@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
+mod audit;
 mod auth;
 mod digests;
 mod directory;
@@ -10,10 +11,12 @@ mod errors;
 mod health;
 mod latest;
 mod links;
+mod metrics;
 mod names;
 mod openapi;
 mod packages;
 mod process;
+mod program;
 mod retention;
 mod server;
 mod specify;

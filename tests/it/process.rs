@@ -2,81 +2,17 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
+    process::Command,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::server::{DEADLINE, TOKEN};
-
-/// Nobody, by the convention of most systems: a user whom permissions bind.
-const NOBODY: u32 = 65_534;
-
-/// A running server; ended when dropped.
-struct Program {
-    child: Child,
-    url: String,
-    log: mpsc::Receiver<String>,
-}
-
-impl Program {
-    /// Serves `folder` on a free port, not as root.
-    fn start(folder: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_release-server"));
-        command
-            .env_clear()
-            .current_dir(folder)
-            .env("STORAGE_PATH", folder)
-            .env("AUTH_TOKEN", TOKEN)
-            .env("PORT", "0")
-            .env("BIND_ADDRESS", "127.0.0.1")
-            .env("LOG__LEVEL", "trace")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        let mut child = command.spawn().unwrap();
-        let (send, log) = mpsc::channel();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let mut program = Self { child, url: String::new(), log };
-        let started = program.logged("startup");
-        program.url = format!("http://{}", started["address"].as_str().unwrap());
-        program
-    }
-
-    /// The next line of this event.
-    fn logged(&self, event: &str) -> Value {
-        loop {
-            let line = self.log.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no `{event}` is logged"));
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            if line["event"] == event {
-                return line;
-            }
-        }
-    }
-
-    async fn get(&self, path: &str) -> (u16, String) {
-        let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use super::{
+    program::{NOBODY, Program},
+    server::{DEADLINE, TOKEN},
+};
 
 #[tokio::test]
 async fn what_may_not_be_read_never_takes_the_rest_down() {
@@ -152,9 +88,4 @@ async fn no_token_ever_reaches_the_log() {
             assert!(fields[field].is_string(), "{line}");
         }
     }
-    let upload = lines.iter().find(|line| line.contains(r#""event":"upload""#)).expect("no upload is logged");
-    let upload: Value = serde_json::from_str(upload).unwrap();
-    assert_eq!(upload["package.name"], "app.zip");
-    assert_eq!(upload["size_bytes"], 3);
-    assert_eq!(upload["level"], "info");
 }

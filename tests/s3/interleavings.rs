@@ -26,6 +26,7 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use futures_util::{FutureExt as _, future::join_all};
 use release_server::{
+    audit::Actor,
     config::{self, Config},
     error::{Error, Result},
     marker::name_hash,
@@ -195,7 +196,7 @@ fn settings(max_packages: &str) -> Config {
 async fn publish(packages: &Packages, name: &PackageName, bytes: Bytes, overwrite: bool) -> Result<Package> {
     let mut upload = packages.upload(name.clone(), overwrite, Some(bytes.len() as u64)).await?;
     upload.write(bytes).await?;
-    upload.commit(None).await
+    upload.commit(None, Actor::default()).await
 }
 
 /// A store, and two replicas and a bystander on it.
@@ -239,7 +240,7 @@ impl Lane {
             let (packages, hot) = (self.remover.packages.clone(), hot.clone());
             self.remover.begin(async move {
                 match scenario.removal {
-                    Removal::Delete => packages.delete(&hot).await.map(drop),
+                    Removal::Delete => packages.delete(hot, Actor::default()).await,
                     Removal::Sweep => sweep::pass(&packages).await.map(drop),
                 }
             })
@@ -250,7 +251,7 @@ impl Lane {
                 match scenario.upload {
                     Upload::Overwrite => publish(&packages, &hot, new, true).await,
                     Upload::Create => {
-                        let _ = packages.delete(&hot).await;
+                        let _ = packages.delete(hot.clone(), Actor::default()).await;
                         publish(&packages, &hot, new, false).await
                     }
                 }
@@ -418,7 +419,7 @@ async fn what_goes_while_its_digest_is_looked_for_is_not_opened_without_it() {
         if replaced {
             publish(&writer, &hot, bytes(2, 30), true).await.unwrap();
         } else {
-            writer.delete(&hot).await.unwrap();
+            writer.delete(hot.clone(), Actor::default()).await.unwrap();
         }
         gate.release();
         match opening.await.unwrap() {
