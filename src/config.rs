@@ -90,6 +90,7 @@ pub struct Config {
     pub auth: Auth,
     pub log: Log,
     pub metrics: Metrics,
+    pub tls: Tls,
 }
 
 /// Who sends the bytes of a package in a bucket.
@@ -230,6 +231,23 @@ pub struct Metrics {
     /// `None`: nothing is counted, and nothing served.
     #[serde(deserialize_with = "optional_address")]
     pub bind_address: Option<SocketAddr>,
+}
+
+/// With what connections are encrypted.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM; set if and only if `key` is.
+    pub certificate: Option<PathBuf>,
+    /// PEM.
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Whether connections are encrypted.
+    pub fn is_on(&self) -> bool {
+        self.certificate.is_some() && self.key.is_some()
+    }
 }
 
 /// How a log line is written.
@@ -493,6 +511,12 @@ impl Merged {
         }
         self.require(server.max_connections > 0, "server.max_connections", "it must be more than 0")?;
         self.require(server.max_requests > 0, "server.max_requests", "it must be more than 0")?;
+        for (key, set, other) in [
+            ("tls.certificate", config.tls.certificate.is_some(), config.tls.key.is_some()),
+            ("tls.key", config.tls.key.is_some(), config.tls.certificate.is_some()),
+        ] {
+            self.require(!set || other, key, "set both `tls.certificate` and `tls.key`, or neither")?;
+        }
         for (index, token) in auth.tokens.iter().enumerate() {
             let digest =
                 token.sha256.len() == 64 && token.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());

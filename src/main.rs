@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use release_server::{
-    client::{self, Chain, Client, Destination},
+    client::{self, Chain, Client, Destination, Verify},
     config::{self, Config},
     http, server, telemetry,
 };
@@ -233,12 +233,9 @@ async fn run(command: Command) -> Result<()> {
             client.download(&name, &to, force).await
         }
         Command::Delete { names, connection } => connection.client()?.delete(&names).await,
-        Command::Healthcheck { url } => {
-            let url = match url {
-                Some(url) => url,
-                None => server::local_url(&config::load()?.config),
-            };
-            client::healthcheck(&url).await
-        }
+        Command::Healthcheck { url } => match url {
+            Some(url) => client::healthcheck(&url, Verify::Yes).await,
+            None => client::healthcheck(&server::local_url(&config::load()?.config), Verify::No).await,
+        },
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     http::{
         self,
         serve::{Draining, Listener, serve, shutdown_signal},
+        tls::Tls,
     },
     metrics::Metrics,
     packages::Packages,
@@ -50,6 +51,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     let token = make_token(&mut config);
     let auth = Authenticator::new(config.auth_token.as_ref(), &config.auth)?.measured(metrics);
     let auth = Arc::new(auth);
+    let tls = Tls::new(&config.tls, metrics)?;
     let listener = listen(SocketAddr::new(config.bind_address, config.port), "BIND_ADDRESS", "PORT").await?;
     let local = listener.local_addr()?;
     let metrics_at = match config.metrics.bind_address {
@@ -59,7 +61,8 @@ pub async fn run(mut config: Config) -> Result<()> {
 
     let draining = Draining::default();
     let app = http::app(packages.clone(), Arc::clone(&auth), &config, local, draining.clone());
-    greet(&packages, &place, local, metrics_at, token.as_ref(), auth.has_credentials());
+    let addresses = Addresses { local, metrics: metrics_at, scheme: scheme(config.tls.is_on()) };
+    greet(&place, &packages, addresses, token.as_ref(), auth.has_credentials());
 
     tokio::spawn(hasher::run(packages.clone()));
     if let Some(interval) = config.retention.interval {
@@ -70,7 +73,8 @@ pub async fn run(mut config: Config) -> Result<()> {
             tracing::error!(event = "shutdown", error = %error, "cannot wait for signals");
         }
     };
-    serve(Listener::from(listener).measured(metrics), app, &config.server, draining, stop).await;
+    let listener = Listener::from(listener).encrypted(tls).measured(metrics);
+    serve(listener, app, &config.server, draining, stop).await;
     packages.storage().finish().await;
     Ok(())
 }
@@ -147,7 +151,11 @@ pub fn local_url(config: &Config) -> String {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
-    format!("http://{}", SocketAddr::new(host, config.port))
+    format!("{}://{}", scheme(config.tls.is_on()), SocketAddr::new(host, config.port))
+}
+
+fn scheme(encrypted: bool) -> &'static str {
+    if encrypted { "https" } else { "http" }
 }
 
 /// The packages of the configured store, and where they are in words.
@@ -219,20 +227,24 @@ fn make_token(config: &mut Config) -> Option<Secret> {
     Some(token)
 }
 
-/// Says where the server is, and on a terminal what to try next.
-fn greet(
-    packages: &Packages,
-    place: &str,
+/// Where the server listens, and what it speaks there.
+#[derive(Clone, Copy)]
+struct Addresses {
     local: SocketAddr,
     metrics: Option<SocketAddr>,
-    token: Option<&Secret>,
-    writable: bool,
-) {
-    let host = if local.ip().is_unspecified() { "localhost".to_owned() } else { local.ip().to_string() };
-    let url = format!("http://{host}:{}", local.port());
+    scheme: &'static str,
+}
+
+/// Says where the server is, and on a terminal what to try next.
+fn greet(place: &str, packages: &Packages, addresses: Addresses, token: Option<&Secret>, writable: bool) {
+    let Addresses { local, metrics, scheme } = addresses;
+    let host =
+        if local.ip().is_unspecified() { format!("localhost:{}", local.port()) } else { local.to_string() };
+    let url = format!("{scheme}://{host}");
     tracing::info!(
         event = "startup",
         address = %local,
+        url,
         metrics = metrics.map(tracing::field::display),
         storage = %packages.storage(),
         version = env!("CARGO_PKG_VERSION"),

@@ -28,6 +28,8 @@ use http::{HeaderMap, Uri, header, request::Parts};
 use ipnet::IpNet;
 use url::Url;
 
+use crate::config::Config;
+
 /// A host or a prefix longer than this many bytes is not believed (RFC 1035 allows a name 255).
 const LONGEST: usize = 255;
 
@@ -81,6 +83,8 @@ pub struct Front {
     public: Option<BaseUrl>,
     trusted: Vec<IpNet>,
     local: BaseUrl,
+    /// What clients speak who come without a proxy.
+    scheme: &'static str,
 }
 
 impl Front {
@@ -95,7 +99,18 @@ impl Front {
             public: public_url.map(public),
             trusted: trusted_proxies.to_vec(),
             local: BaseUrl(local.into()),
+            scheme: "http",
         }
+    }
+
+    /// As the configuration says, TLS included.
+    pub fn of(config: &Config, local: SocketAddr) -> Self {
+        let mut front = Self::new(config.public_url.as_ref(), &config.server.trusted_proxies, local);
+        if config.tls.is_on() {
+            front.scheme = "https";
+            front.local = BaseUrl(front.local.0.replacen("http:", "https:", 1).into());
+        }
+        front
     }
 
     /// What the links in the answer to this request begin with.
@@ -113,9 +128,13 @@ impl Front {
             return self.local.clone();
         };
 
-        let (scheme, default_port) = match hearsay.scheme {
-            Some(scheme) if scheme.eq_ignore_ascii_case("https") => ("https", 443),
-            _ => ("http", 80),
+        let scheme = hearsay
+            .scheme
+            .filter(|scheme| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)));
+        let (scheme, default_port) = if scheme.unwrap_or(self.scheme).eq_ignore_ascii_case("https") {
+            ("https", 443)
+        } else {
+            ("http", 80)
         };
         let port =
             authority.port.or_else(|| hearsay.port.and_then(port)).filter(|port| *port != default_port);

@@ -12,6 +12,7 @@ mod openapi;
 mod packages;
 mod pages;
 pub mod serve;
+pub mod tls;
 
 use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
@@ -70,7 +71,7 @@ pub fn app(
     draining: Draining,
 ) -> Router {
     let metrics = packages.metrics();
-    let front = Arc::new(Front::new(config.public_url.as_ref(), &config.server.trusted_proxies, local));
+    let front = Arc::new(Front::of(config, local));
     let front_of_app = Arc::clone(&front);
     let app =
         App(Arc::new(Parts { packages, auth, front: front_of_app, draining, downloads: config.downloads }));

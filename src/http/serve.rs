@@ -4,6 +4,7 @@
 //! - A client gets `header_timeout` to send a request's head, and as long to begin the next one; then it is let go.
 //! - A client that stops reading its answer is dropped after `stall_timeout`: an HTTP/1 connection by the kernel
 //!   (Linux), an HTTP/2 stream by `Streams`. One that reads slowly is not.
+//! - A TLS handshake has `header_timeout` too, and takes a connection's place.
 //! - At most `max_connections` are open; others wait in the kernel's queue. Nothing that `accept` answers ends the
 //!   loop.
 //! - Stopping takes no new connections, ends idle ones at once, and gives requests in flight `shutdown_grace`.
@@ -32,6 +33,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
@@ -39,7 +41,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::{config, http::linger, metrics::Metrics, telemetry};
+use crate::{
+    config,
+    http::{linger, tls::Tls},
+    metrics::Metrics,
+    telemetry,
+};
 
 /// The most a request's head may take, in bytes; also what is read from a connection at once. HTTP/1 heads hold at
 /// most 100 fields, which is hyper's own limit (saying so would cost an allocation a request).
@@ -68,16 +75,24 @@ impl Draining {
 /// Where connections come in, and how.
 pub struct Listener {
     tcp: TcpListener,
+    tls: Option<Tls>,
     metrics: Metrics,
 }
 
 impl From<TcpListener> for Listener {
+    /// Plain HTTP.
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, metrics: Metrics::default() }
+        Self { tcp, tls: None, metrics: Metrics::default() }
     }
 }
 
 impl Listener {
+    /// The same, encrypted if there is something to do it with.
+    #[must_use]
+    pub fn encrypted(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// The same, counting its connections.
     #[must_use]
     pub fn measured(self, metrics: Metrics) -> Self {
@@ -99,7 +114,7 @@ pub async fn serve(
     let http = Arc::new(protocol(limits));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let Listener { tcp, metrics } = listener.into();
+    let Listener { tcp, tls, metrics } = listener.into();
     let mut door = Door::new(tcp, limits.max_connections);
 
     let mut shutdown = pin!(shutdown);
@@ -118,7 +133,7 @@ pub async fn serve(
             linger: limits.stall_timeout * LINGER,
             draining: draining.clone(),
         };
-        let served = connection.serve(stream, Arc::clone(&http));
+        let served = connection.welcome(stream, tls.clone(), Arc::clone(&http));
         let open = metrics.connected();
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
             served.await;
@@ -268,7 +283,21 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, http: Arc<auto::Builder<Streams>>) {
+    async fn welcome(self, stream: TcpStream, tls: Option<Tls>, http: Arc<auto::Builder<Streams>>) {
+        let Some(tls) = tls else { return self.serve(stream, http).await };
+        let stopping = self.draining.0.clone();
+        // Nothing was asked yet.
+        let handshake = stopping.run_until_cancelled(tls.handshake(stream, self.idle_limit)).await;
+        if let Some(Some(stream)) = handshake {
+            self.serve(stream, http).await;
+        }
+    }
+
+    async fn serve(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        http: Arc<auto::Builder<Streams>>,
+    ) {
         let Self { app, peer, idle_limit, stall_limit, linger, draining } = self;
         let activity = Arc::new(Activity::new());
         let service = service_fn(|request: Request<Incoming>| {

@@ -22,4 +22,5 @@ mod server;
 mod specify;
 mod takeover;
 mod templates;
+mod tls;
 mod upload;

@@ -56,7 +56,7 @@ impl Program {
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
         let mut program = Self { child, url: String::new(), started: Value::Null, log };
         program.started = program.logged("startup");
-        program.url = format!("http://{}", program.started["address"].as_str().unwrap());
+        program.url = program.started["url"].as_str().unwrap().to_owned();
         program
     }
 
