@@ -72,6 +72,7 @@ pub struct Config {
     pub port: u16,
     pub storage_path: Option<PathBuf>,
     pub storage_url: Option<url::Url>,
+    pub read_only: bool,
     pub auth_token: Option<Secret>,
     /// `None`: the default of 10, applied only to what was uploaded through the server.
     pub max_packages: Option<usize>,

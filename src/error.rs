@@ -40,6 +40,11 @@ pub enum Error {
     /// The caller may not do this.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The operator lets nothing be changed for now; the same request will succeed later.
+    #[error(
+        "the server is read-only at the moment, for maintenance; nothing was changed, try again in a few minutes"
+    )]
+    ReadOnly,
     /// The store does not answer, or not in time; the same request may succeed later.
     #[error("the storage is not available at the moment; try again shortly")]
     Unavailable(#[source] anyhow::Error),

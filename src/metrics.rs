@@ -199,6 +199,7 @@ impl From<&Error> for Upload {
             | Error::NotFound(_)
             | Error::TooLarge(_)
             | Error::DigestMismatch { .. }
+            | Error::ReadOnly
             | Error::Denied(_) => Self::Rejected,
         }
     }
@@ -472,6 +473,7 @@ impl Metrics {
     /// Tells what does not change while the server runs.
     pub fn configured(self, config: &Config) {
         let Some(inner) = self.0 else { return };
+        inner.read_only.set(config.read_only.into());
         inner.connections_limit.set(signed(config.server.max_connections));
         inner.http.limit.set(signed(config.server.max_requests));
         inner.cache_limit.set(signed(config.cache.total_bytes));

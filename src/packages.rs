@@ -176,6 +176,7 @@ pub struct Packages(Arc<Inner>);
 struct Inner {
     storage: Storage,
     policy: Policy,
+    read_only: bool,
     max_upload_bytes: u64,
     listing_max_age: Duration,
     listings: Arc<Coalesced<Listing>>,
@@ -225,6 +226,7 @@ impl Packages {
                 metrics: storage.metrics(),
                 storage,
                 policy: Policy::from(config),
+                read_only: config.read_only,
                 max_upload_bytes: config.max_upload_bytes,
                 listing_max_age: config.listing_max_age,
                 listings,
@@ -295,6 +297,7 @@ impl Packages {
 
     /// Begins an upload of `length` bytes, if that is known. Refused at once if the name is taken and replacing was not asked for.
     pub async fn upload(&self, name: PackageName, overwrite: bool, length: Option<u64>) -> Result<Receiving> {
+        self.changeable()?;
         let mut receipt = self.0.metrics.receiving();
         if !overwrite {
             let free = match self.0.storage.find(&name).await {
@@ -335,6 +338,7 @@ impl Packages {
     ///
     /// Runs to its end even if the caller goes away.
     pub async fn delete(&self, name: PackageName, actor: Actor) -> Result<()> {
+        self.changeable()?;
         let packages = self.clone();
         to_its_end(async move {
             // Never a listing from before the request: it could lack what the caller has just uploaded.
@@ -350,6 +354,11 @@ impl Packages {
             Ok(())
         })
         .await
+    }
+
+    /// Refuses what would change the store while the operator does not want that.
+    pub(crate) fn changeable(&self) -> Result<()> {
+        if self.0.read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
     /// Removes a package that a listing judged, if it is still the same.

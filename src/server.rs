@@ -4,6 +4,7 @@ use std::{
     future,
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -61,11 +62,19 @@ pub async fn run(mut config: Config) -> Result<()> {
 
     let draining = Draining::default();
     let app = http::app(packages.clone(), Arc::clone(&auth), &config, local, draining.clone());
-    let addresses = Addresses { local, metrics: metrics_at, scheme: scheme(config.tls.is_on()) };
-    greet(&place, &packages, addresses, token.as_ref(), auth.has_credentials());
+    let greeting = Greeting {
+        local,
+        metrics: metrics_at,
+        scheme: scheme(config.tls.is_on()),
+        writable: auth.has_credentials(),
+        read_only: config.read_only,
+    };
+    greet(&place, &packages, greeting, token.as_ref());
 
-    tokio::spawn(hasher::run(packages.clone()));
-    if let Some(interval) = config.retention.interval {
+    if !config.read_only {
+        tokio::spawn(hasher::run(packages.clone()));
+    }
+    if let Some(interval) = config.retention.interval.filter(|_| !config.read_only) {
         tokio::spawn(sweep::run(packages.clone(), interval));
     }
     let stop = async {
@@ -170,7 +179,7 @@ async fn open_storage(config: &Config) -> Result<(Storage, String)> {
         let (path, reason) = config::storage_path(config);
         // Absolute, so that the log says where that is, whatever directory the process was started in.
         let path = std::path::absolute(&path).unwrap_or(path);
-        return Ok((Storage::directory(&path, memory)?, format!("`{}` ({reason})", path.display())));
+        return Ok((open_directory(&path, config)?, format!("`{}` ({reason})", path.display())));
     };
     let storage = match (url.scheme(), url.host_str()) {
         ("s3", Some(bucket)) => {
@@ -178,14 +187,18 @@ async fn open_storage(config: &Config) -> Result<(Storage, String)> {
             let environment =
                 std::env::vars().filter(|(variable, _)| variable.to_ascii_lowercase().starts_with("aws_"));
             let endpoint = config.redirect_endpoint.as_ref();
-            Storage::bucket(bucket, &prefix, environment, endpoint, memory, config.allow_last_writer_wins)
-                .await?
+            if config.read_only {
+                Storage::bucket_to_read(bucket, &prefix, environment, endpoint).await?
+            } else {
+                let last_writer_wins = config.allow_last_writer_wins;
+                Storage::bucket(bucket, &prefix, environment, endpoint, memory, last_writer_wins).await?
+            }
         }
         ("file", None | Some("")) => {
             let path = url
                 .to_file_path()
                 .map_err(|()| anyhow::anyhow!("`storage_url` is not the path of a directory"))?;
-            Storage::directory(&path, memory)?
+            open_directory(&path, config)?
         }
         ("memory", _) => Storage::memory(memory),
         _ => anyhow::bail!("`storage_url` is none of `s3://bucket/prefix`, `file:///path` and `memory://`"),
@@ -193,8 +206,20 @@ async fn open_storage(config: &Config) -> Result<(Storage, String)> {
     Ok((storage, format!("`{url}`")))
 }
 
+fn open_directory(path: &Path, config: &Config) -> Result<Storage> {
+    if config.read_only {
+        Storage::directory_to_read(path)
+    } else {
+        Storage::directory(path, config.upload_memory_bytes)
+    }
+}
+
 /// Tries everything that the server does with its store; prints a table. An error if anything failed.
 pub async fn doctor(config: &Config) -> Result<()> {
+    anyhow::ensure!(
+        !config.read_only,
+        "the doctor writes to the store, and `read_only` is set; run it with `READ_ONLY=false`"
+    );
     let (storage, place) = open_storage(config).await?;
     let mut out = io::stdout().lock();
     writeln!(out, "Trying {place}\n")?;
@@ -217,8 +242,10 @@ pub async fn doctor(config: &Config) -> Result<()> {
 ///
 /// Elsewhere a token in the log would be a leak, and every replica would make another.
 fn make_token(config: &mut Config) -> Option<Secret> {
-    let configured =
-        config.auth_token.is_some() || !config.auth.tokens.is_empty() || config.auth.jwt.is_some();
+    let configured = config.read_only
+        || config.auth_token.is_some()
+        || !config.auth.tokens.is_empty()
+        || config.auth.jwt.is_some();
     if configured || !io::stderr().is_terminal() {
         return None;
     }
@@ -227,17 +254,20 @@ fn make_token(config: &mut Config) -> Option<Secret> {
     Some(token)
 }
 
-/// Where the server listens, and what it speaks there.
+/// Where the server listens, what it speaks there, and what it lets people do.
 #[derive(Clone, Copy)]
-struct Addresses {
+struct Greeting {
     local: SocketAddr,
     metrics: Option<SocketAddr>,
     scheme: &'static str,
+    /// Whether anybody has a token.
+    writable: bool,
+    read_only: bool,
 }
 
 /// Says where the server is, and on a terminal what to try next.
-fn greet(place: &str, packages: &Packages, addresses: Addresses, token: Option<&Secret>, writable: bool) {
-    let Addresses { local, metrics, scheme } = addresses;
+fn greet(place: &str, packages: &Packages, greeting: Greeting, token: Option<&Secret>) {
+    let Greeting { local, metrics, scheme, writable, read_only } = greeting;
     let host =
         if local.ip().is_unspecified() { format!("localhost:{}", local.port()) } else { local.to_string() };
     let url = format!("{scheme}://{host}");
@@ -250,14 +280,19 @@ fn greet(place: &str, packages: &Packages, addresses: Addresses, token: Option<&
         version = env!("CARGO_PKG_VERSION"),
         "serving the packages in {place} on {url}"
     );
-    if !writable {
+    if read_only {
+        tracing::warn!(
+            event = "startup",
+            "read-only: uploads and deletions are refused, and nothing is swept, until `read_only` is off again"
+        );
+    } else if !writable {
         tracing::warn!(
             event = "startup",
             "no token is configured, so nobody can upload or delete: set `AUTH_TOKEN` to a long random text \
              (`openssl rand -hex 24`) and start again"
         );
     }
-    if !io::stderr().is_terminal() {
+    if read_only || !io::stderr().is_terminal() {
         return;
     }
     let shown = match token {

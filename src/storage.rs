@@ -120,7 +120,16 @@ impl Storage {
             anyhow::Error::new(error).context(advice)
         })?;
         check_layout(root)?;
+        std::fs::File::create(root.join(layout().as_ref()))?.sync_all()?;
         Ok(Self::new(Arc::new(directory.clone()), Engine::Directory(directory), upload_memory_bytes))
+    }
+
+    /// Opens a directory that is only read, which may be on a read-only disk: nothing is made, tried or cleared.
+    pub fn directory_to_read(root: &FilePath) -> anyhow::Result<Self> {
+        let directory = Directory::open_to_read(root)
+            .with_context(|| format!("the storage directory `{}` cannot be read", root.display()))?;
+        check_layout(root)?;
+        Ok(Self::new(Arc::new(directory.clone()), Engine::Directory(directory), 0))
     }
 
     /// A store that is gone with the process.
@@ -141,13 +150,35 @@ impl Storage {
         upload_memory_bytes: u64,
         allow_last_writer_wins: bool,
     ) -> anyhow::Result<Self> {
+        let storage = Self::of_bucket(name, prefix, environment, public_endpoint, upload_memory_bytes)?;
+        storage.probe_bucket(name, allow_last_writer_wins).await?;
+        Ok(storage)
+    }
+
+    /// Opens a bucket that is only read: the key needs to be allowed no more.
+    pub async fn bucket_to_read(
+        name: &str,
+        prefix: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        public_endpoint: Option<&url::Url>,
+    ) -> anyhow::Result<Self> {
+        let storage = Self::of_bucket(name, prefix, environment, public_endpoint, 0)?;
+        storage.look_at_bucket(name).await?;
+        Ok(storage)
+    }
+
+    fn of_bucket(
+        name: &str,
+        prefix: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        public_endpoint: Option<&url::Url>,
+        upload_memory_bytes: u64,
+    ) -> anyhow::Result<Self> {
         let bucket = Bucket::new(name, environment, public_endpoint)?;
         let prefix = Path::parse(prefix).with_context(|| format!("the prefix `{prefix}` is not usable"))?;
         let objects: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(bucket.clone(), prefix.clone()));
         let engine = Engine::Bucket(Removals::new(bucket, Arc::clone(&objects), prefix));
-        let storage = Self::new(objects, engine, upload_memory_bytes);
-        storage.probe_bucket(name, allow_last_writer_wins).await?;
-        Ok(storage)
+        Ok(Self::new(objects, engine, upload_memory_bytes))
     }
 
     fn new(objects: Arc<dyn ObjectStore>, engine: Engine, upload_memory_bytes: u64) -> Self {
@@ -314,7 +345,9 @@ impl Storage {
     /// Whether the store answers; costs one small request.
     pub async fn check(&self) -> Result<()> {
         match &self.engine {
-            Engine::Directory(_) => self.objects.head(&layout()).await.map(drop),
+            Engine::Directory(directory) => {
+                self.metrics.operation(Operation::Head, directory.check(&layout())).await
+            }
             Engine::Bucket(removals) => {
                 self.metrics.operation(Operation::List, removals.bucket().check()).await
             }
@@ -554,12 +587,18 @@ fn explain_start(root: &FilePath, kind: std::io::ErrorKind) -> String {
     )
 }
 
-/// Refuses a store that a newer server has laid out otherwise, and names ours where there is none.
+/// Refuses a store that a newer server has laid out otherwise, or where a file is in the place of a folder of ours.
 fn check_layout(root: &FilePath) -> anyhow::Result<()> {
     let control = root.join(CONTROL);
-    let versions =
-        std::fs::read_dir(&control)?.filter_map(|entry| layout_version(entry.ok()?.file_name().to_str()?));
-    if let Some(newer) = versions.filter(|&version| version > LAYOUT).max() {
+    let entries = match std::fs::read_dir(&control) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        entries => Some(entries.with_context(|| format!("cannot read `{}`", control.display()))?),
+    };
+    let files =
+        entries.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    if let Some(newer) =
+        files.filter_map(|file| layout_version(&file)).filter(|&version| version > LAYOUT).max()
+    {
         anyhow::bail!(
             "`{}` has layout {newer}, this server knows {LAYOUT}: run a newer release-server on it",
             root.display()
@@ -572,6 +611,5 @@ fn check_layout(root: &FilePath) -> anyhow::Result<()> {
             repos.display()
         );
     }
-    std::fs::File::create(root.join(layout().as_ref()))?.sync_all()?;
     Ok(())
 }

@@ -52,6 +52,7 @@ pub async fn run(packages: Packages, interval: Duration) {
 
 /// Judges every package and removes what goes.
 pub async fn pass(packages: &Packages) -> Result<Swept> {
+    packages.changeable()?;
     let began = Instant::now();
     let passed = judge_and_remove(packages).await;
     let outcome = match &passed {

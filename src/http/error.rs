@@ -23,6 +23,9 @@ const DOCUMENTATION: &str = "/docs";
 /// After how many seconds a 503 may be tried again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// The same while the server is read-only: somebody is at work, and clients shall not keep asking.
+const MAINTENANCE: HeaderValue = HeaderValue::from_static("60");
+
 /// What every error answer says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
@@ -90,7 +93,9 @@ impl IntoResponse for Error {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(Denied::Missing | Denied::Invalid(_)) => StatusCode::UNAUTHORIZED,
             Self::Denied(Denied::Forbidden(_)) => StatusCode::FORBIDDEN,
-            Self::Unavailable(_) | Self::Denied(Denied::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::ReadOnly | Self::Denied(Denied::Unavailable) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if let Self::Unavailable(cause) | Self::Internal(cause) = &self {
@@ -102,6 +107,9 @@ impl IntoResponse for Error {
             );
         }
         let mut response = Problem::new(status, self.to_string()).into_response();
+        if matches!(self, Self::ReadOnly) {
+            response.headers_mut().insert(header::RETRY_AFTER, MAINTENANCE);
+        }
         if let Self::Denied(denied) = &self
             && let Some(challenge) = challenge(denied)
         {
@@ -180,6 +188,7 @@ mod tests {
             (mismatch, 422),
             (Error::Internal(cause()), 500),
             (Error::Unavailable(cause()), 503),
+            (Error::ReadOnly, 503),
         ];
         for (error, status) in table {
             let name = format!("{error:?}");
@@ -226,5 +235,6 @@ mod tests {
     fn an_outage_says_when_to_come_back() {
         let response = Error::Unavailable(anyhow::anyhow!("down")).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(Error::ReadOnly.into_response().headers()[header::RETRY_AFTER], "60");
     }
 }

@@ -56,6 +56,8 @@ struct Inner {
     root: PathBuf,
     stage: PathBuf,
     lock: PathBuf,
+    /// Whether nothing is written; then what the server makes for itself may be missing.
+    to_read: bool,
     /// Holds back this process's own threads, so that at most one of them waits for the file lock.
     turn: Mutex<()>,
     errands: Errands,
@@ -70,17 +72,41 @@ impl Directory {
         for folder in ["stage", "packages"] {
             create_dir_synced(&control.join(folder))?;
         }
-        let directory = Self(Arc::new(Inner {
-            root: root.to_owned(),
-            stage: control.join("stage"),
-            lock: control.join("lock"),
-            turn: Mutex::new(()),
-            errands: Errands::default(),
-            skipped: AtomicU64::new(0),
-        }));
+        let directory = Self::new(root, false);
         directory.0.probe()?;
         directory.0.clear_stage();
         Ok(directory)
+    }
+
+    /// Opens a directory that is there, and leaves it as it is.
+    pub(super) fn open_to_read(root: &FilePath) -> io::Result<Self> {
+        fs::read_dir(root)?;
+        Ok(Self::new(root, true))
+    }
+
+    fn new(root: &FilePath, to_read: bool) -> Self {
+        let control = root.join(CONTROL);
+        Self(Arc::new(Inner {
+            root: root.to_owned(),
+            stage: control.join("stage"),
+            lock: control.join("lock"),
+            to_read,
+            turn: Mutex::new(()),
+            errands: Errands::default(),
+            skipped: AtomicU64::new(0),
+        }))
+    }
+
+    /// Whether the disk answers, and what was opened is still there: `layout` is, unless it is only read.
+    pub(super) async fn check(&self, layout: &Path) -> Result<()> {
+        self.run(layout, |inner, layout| {
+            if inner.to_read {
+                fs::read_dir(&inner.root).map(drop)
+            } else {
+                fs::symlink_metadata(layout).map(drop)
+            }
+        })
+        .await
     }
 
     /// Removes the object if its ETag is still `etag`; `false` if it is another.

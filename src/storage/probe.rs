@@ -37,8 +37,12 @@ impl Storage {
     /// Checks that the bucket is there, is ours to use, and keeps conditions.
     pub(super) async fn probe_bucket(&self, name: &str, allow_last_writer_wins: bool) -> anyhow::Result<()> {
         let Engine::Bucket(removals) = &self.engine else { return Ok(()) };
-        removals.bucket().check().await.map_err(|error| explain(name, &error))?;
-        self.check_bucket_layout(name).await?;
+        if !self.look_at_bucket(name).await? {
+            match self.objects.put_opts(&layout(), PutPayload::default(), PutMode::Create.into()).await {
+                Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(explain(name, &error)),
+            }
+        }
         let probe = key(&["probe", &uuid::Uuid::new_v4().simple().to_string()]);
         let kept = self.try_conditions(removals, &probe).await;
         self.clear_probe(&probe).await;
@@ -207,8 +211,12 @@ impl Storage {
         }
     }
 
-    /// Refuses a bucket that a newer server has laid out otherwise, or where a file hides what is below it.
-    async fn check_bucket_layout(&self, bucket: &str) -> anyhow::Result<()> {
+    /// Checks that the bucket is there, and refuses one that a newer server has laid out otherwise, or where a file
+    /// hides what is below it. Writes nothing; whether the layout has its name there.
+    pub(super) async fn look_at_bucket(&self, bucket: &str) -> anyhow::Result<bool> {
+        if let Engine::Bucket(removals) = &self.engine {
+            removals.bucket().check().await.map_err(|error| explain(bucket, &error))?;
+        }
         for ours in ["repos", super::CONTROL] {
             match self.objects.head(&super::key_of(ours)).await {
                 Err(Error::NotFound { .. }) => {}
@@ -228,13 +236,7 @@ impl Storage {
                     "the bucket `{bucket}` has layout {newer}, this server knows {LAYOUT}: run a newer one on it"
                 )
             }
-            Some(_) => Ok(()),
-            None => {
-                match self.objects.put_opts(&layout(), PutPayload::default(), PutMode::Create.into()).await {
-                    Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
-                    Err(error) => Err(explain(bucket, &error)),
-                }
-            }
+            found => Ok(found.is_some()),
         }
     }
 }

@@ -17,6 +17,7 @@ mod openapi;
 mod packages;
 mod process;
 mod program;
+mod read_only;
 mod retention;
 mod server;
 mod specify;

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use release_server::error::Error;
+use release_server::{error::Error, storage::Storage};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     MIB,
     contract::{assert_exists, assert_missing, bucket, bytes, name, publish, read, write},
-    fake::{Engine, Fake, Fault, Operation, Options},
+    fake::{BUCKET, Engine, Fake, Fault, Operation, Options},
 };
 
 const WRITES: [Operation; 2] = [Operation::Put, Operation::Complete];
@@ -206,4 +206,26 @@ async fn a_store_that_cannot_be_used_is_refused_with_one_sentence() {
     fake.behave();
     assert!(bucket(&fake).await.is_ok());
     assert!(fake.keys("a/prefix/.release-server/probe").is_empty());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_only_read_is_asked_for_nothing_else() {
+    let fake = Fake::start().await;
+    fake.put("a/prefix/app.zip", "abc");
+    let variables = fake.variables().map(|(name, value)| (name.to_owned(), value));
+    let storage = Storage::bucket_to_read(BUCKET, "a/prefix", variables, None).await.unwrap();
+    storage.check().await.unwrap();
+    assert_eq!(storage.list().await.unwrap().objects.len(), 1);
+    assert_eq!(read(&storage, &name("app.zip")).await.unwrap(), "abc");
+    storage.finish().await;
+    for (operation, key) in fake.requests() {
+        assert!(
+            matches!(operation, Operation::List | Operation::Get | Operation::Head),
+            "{operation:?} {key}"
+        );
+    }
+    fake.put("a/prefix/.release-server/layout-2", "");
+    let variables = fake.variables().map(|(name, value)| (name.to_owned(), value));
+    let refused = Storage::bucket_to_read(BUCKET, "a/prefix", variables, None).await.unwrap_err();
+    assert!(refused.to_string().contains("has layout 2"), "{refused}");
 }

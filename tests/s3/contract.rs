@@ -11,6 +11,7 @@ use release_server::{
     digest::Digest,
     error::{Error, Result},
     marker::{Marker, Source},
+    metrics::Metrics,
     name::PackageName,
     storage::{Storage, Written},
 };
@@ -36,9 +37,9 @@ async fn over_each_store(test: impl AsyncFn(&Storage)) {
     let folder = TempDir::new().unwrap();
     test(&Storage::directory(folder.path(), UPLOAD_MEMORY).unwrap()).await;
 
-    println!("a bucket");
+    println!("a bucket, measured");
     let fake = Fake::start().await;
-    let storage = bucket(&fake).await.unwrap();
+    let storage = bucket(&fake).await.unwrap().measured(Metrics::on());
     test(&storage).await;
     storage.finish().await;
     assert!(fake.unfinished_uploads().is_empty());
