@@ -97,11 +97,15 @@ pub struct Described {
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
 }
 
 /// A value of a label that has few.
 trait Label: Copy + 'static {
     const KEY: &'static str;
+    /// The same, as a list.
+    const KEYS: &'static [&'static str] = &[Self::KEY];
     const ALL: &'static [Self];
     fn text(self) -> &'static str;
     /// The place in [`Self::ALL`].
@@ -238,15 +242,22 @@ struct Book {
 }
 
 impl Book {
-    fn add(&mut self, name: &str, kind: &'static str, help: &str, metric: impl Metric) {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: &'static str,
+        labels: &'static [&'static str],
+        help: &str,
+        metric: impl Metric,
+    ) {
         let suffix = if kind == "counter" { "_total" } else { "" };
-        self.described.push(Described { name: format!("{PREFIX}_{name}{suffix}"), kind });
+        self.described.push(Described { name: format!("{PREFIX}_{name}{suffix}"), kind, labels });
         self.registry.register(name, help, metric);
     }
 
     fn counter(&mut self, name: &str, help: &str) -> Counter {
         let counter = Counter::default();
-        self.add(name, "counter", help, counter.clone());
+        self.add(name, "counter", &[], help, counter.clone());
         counter
     }
 
@@ -254,19 +265,19 @@ impl Book {
         let family = Family::<[(&'static str, &'static str); 1], Counter>::default();
         let by_index =
             L::ALL.iter().map(|label| family.get_or_create_owned(&[(L::KEY, label.text())])).collect();
-        self.add(name, "counter", help, family);
+        self.add(name, "counter", L::KEYS, help, family);
         Counters { by_index, label: Default::default() }
     }
 
     fn gauge(&mut self, name: &str, help: &str) -> Gauge {
         let gauge = Gauge::default();
-        self.add(name, "gauge", help, gauge.clone());
+        self.add(name, "gauge", &[], help, gauge.clone());
         gauge
     }
 
     fn seconds(&mut self, name: &str, help: &str) -> Seconds {
         let gauge = Seconds::default();
-        self.add(name, "gauge", help, gauge.clone());
+        self.add(name, "gauge", &[], help, gauge.clone());
         gauge
     }
 
@@ -290,10 +301,18 @@ impl Book {
                 },
             })
             .collect();
-        self.add("storage_operations", "counter", "What the storage was asked to do, retries within", counts);
+        let labels = &[Operation::KEY, OperationOutcome::KEY];
+        self.add(
+            "storage_operations",
+            "counter",
+            labels,
+            "What the storage was asked to do, retries within",
+            counts,
+        );
         self.add(
             "storage_operation_duration_seconds",
             "histogram",
+            Operation::KEYS,
             "How long that took; for a get, to its first byte",
             durations,
         );
@@ -311,10 +330,11 @@ impl Book {
         self.add(
             "packages",
             "gauge",
+            &["state"],
             "Packages that the last listing saw; the sweep removes hidden ones",
             packages,
         );
-        self.add("package_bytes", "gauge", "Their sizes", bytes);
+        self.add("package_bytes", "gauge", &["state"], "Their sizes", bytes);
         stocks
     }
 }
@@ -327,7 +347,8 @@ impl Inner {
     fn new() -> Self {
         let mut book = Book { registry: Registry::with_prefix(PREFIX), described: Vec::new() };
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        book.described.push(Described { name: format!("{PREFIX}_build_info"), kind: "gauge" });
+        let name = format!("{PREFIX}_build_info");
+        book.described.push(Described { name, kind: "gauge", labels: &["version"] });
         book.registry.register("build", "Which program this is", info);
         book.seconds("start_time_seconds", "When the server started, as a Unix time").set(unix_time());
         let read_only = book.gauge("read_only", "1 while nothing may be changed");
@@ -695,7 +716,7 @@ mod tests {
         metrics.end(&::http::Method::GET, Some("/latest"), None, Duration::ZERO, 0);
         metrics.received(&::http::Method::GET, Some("/latest"), 0);
         let text = metrics.render();
-        for Described { name, kind } in metrics.described() {
+        for Described { name, kind, .. } in metrics.described() {
             let shown = name.strip_suffix("_total").filter(|_| *kind == "counter").unwrap_or(name);
             let kind = if shown.ends_with("build_info") { "info" } else { kind };
             let shown = shown.strip_suffix("_info").unwrap_or(shown);

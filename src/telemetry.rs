@@ -5,7 +5,7 @@
 //! - No field can pose as one of those five, and no text can begin a line of its own.
 //! - A line is written whole; see `telemetry/output.rs` for when.
 //!
-//! In code: `info!(event = "upload", package.name = %name, size_bytes, "stored `{name}`")`. Keeping secrets out of
+//! In code: `info!(event = "hash", package.name = %name, size_bytes, "found the digest of `{name}`")`. Keeping secrets out of
 //! fields and messages is left to the caller, see [`crate::config::Secret`].
 
 mod output;

@@ -1,4 +1,5 @@
-//! What the README says in tables is what the program has: settings, requests, log events.
+//! What the README and the operating guide say in tables is what the program has: settings, requests, log events,
+//! metrics.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -12,14 +13,19 @@ use figment::{
     Figment,
     providers::{Format as _, Yaml},
 };
-use release_server::{config, http};
+use release_server::{config, http, metrics::Metrics};
 use serde_json::{Value, json};
 
 const README: &str = include_str!("../README.md");
+const GUIDE: &str = include_str!("../docs/operating.md");
 
-/// The cells of the first table of a section, without its heading.
+/// The cells of the first table of a section of the README, without its heading.
 fn table(section: &str) -> Vec<Vec<&'static str>> {
-    let (_, rest) = README.split_once(&format!("\n## {section}\n")).unwrap();
+    table_in(README, section)
+}
+
+fn table_in(document: &'static str, section: &str) -> Vec<Vec<&'static str>> {
+    let (_, rest) = document.split_once(&format!("\n## {section}\n")).unwrap();
     let lines =
         rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
     lines.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
@@ -110,6 +116,42 @@ fn every_log_event_is_in_the_table() {
     events(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut expected);
     let written: BTreeSet<_> = table("Log").iter().map(|row| code(row[0]).to_owned()).collect();
     assert_eq!(written, expected);
+}
+
+#[test]
+fn every_metric_is_in_the_guides_table_with_its_type_and_labels() {
+    let described = Metrics::on().described().iter();
+    let expected: Vec<_> = described
+        .map(|metric| {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+            (metric.name.clone(), metric.kind.to_owned(), labels)
+        })
+        .collect();
+    let rows = table_in(GUIDE, "Metrics");
+    let written: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            // A label's values stand behind it, in brackets.
+            let labels: Vec<_> =
+                row[2].split("), ").map(|label| label.split(" (").next().unwrap_or_default()).collect();
+            (format!("release_server_{}", code(row[0])), row[1].to_owned(), labels.join(", "))
+        })
+        .collect();
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn the_incident_table_names_metrics_and_events_that_exist() {
+    let metrics: BTreeSet<_> = Metrics::on().described().iter().map(|metric| metric.name.as_str()).collect();
+    let known = |name: &str| {
+        let base = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        metrics.contains(name) || base.is_some_and(|base| metrics.contains(base))
+    };
+    let words = GUIDE.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    for name in words.filter(|word| word.starts_with("release_server_") && *word != "release_server_") {
+        assert!(known(name), "`{name}`");
+    }
 }
 
 /// The events that the sources below `folder` log, tests aside.

@@ -37,6 +37,9 @@ const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::PUT, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS];
 const OTHER: &str = "other";
 
+/// The labels of a [`Place`].
+const PLACE: &[&str] = &["method", "route"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Place {
     method: &'static str,
@@ -99,17 +102,19 @@ impl Http {
         book.add(
             "http_requests",
             "counter",
+            &["method", "route", "status"],
             "Requests that have ended; 499: the client left",
             http.requests.clone(),
         );
         book.add(
             "http_request_duration_seconds",
             "histogram",
+            PLACE,
             "From a request's head to its answer's",
             http.duration.clone(),
         );
-        book.add("http_received_bytes", "counter", "Bytes of requests' bodies", http.received.clone());
-        book.add("http_sent_bytes", "counter", "Bytes of answers' bodies", http.sent.clone());
+        book.add("http_received_bytes", "counter", PLACE, "Bytes of requests' bodies", http.received.clone());
+        book.add("http_sent_bytes", "counter", PLACE, "Bytes of answers' bodies", http.sent.clone());
         http
     }
 
