@@ -34,3 +34,7 @@ bench-bucket *args:
 # the whole stack of docker-compose.yml; needs Docker
 compose-test:
     tests/compose.sh
+
+# a real Prometheus scrapes a server under load; every query of the dashboard has data
+prometheus-test:
+    tests/prometheus.sh
