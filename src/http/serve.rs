@@ -7,17 +7,23 @@
 //! - A TLS handshake has `header_timeout` too, and takes a connection's place.
 //! - At most `max_connections` are open; others wait in the kernel's queue. Nothing that `accept` answers ends the
 //!   loop.
-//! - Stopping takes no new connections, ends idle ones at once, and gives requests in flight `shutdown_grace`.
+//! - Stopping closes the door behind those who have knocked, gives requests in flight `shutdown_grace`, and every
+//!   connection a moment for a request that is on its way; its answer says `Connection: close`. What was heard is
+//!   answered: no request is lost to a restart.
 //!
 //! Leaves to `http/layers.rs` what a single request may cost, the stalled request body among it.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll},
     time::Duration,
@@ -25,7 +31,7 @@ use std::{
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -35,7 +41,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,6 +63,10 @@ const STREAMS: u32 = 128;
 
 /// How many stall time-outs an HTTP/2 client has to fetch what was buffered for it, once its connection is closing.
 const LINGER: u32 = 10;
+
+/// How long a connection that was used just now may still bring a request, when the server is about to stop: it may be
+/// on its way.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// After a failed `accept`: until then a file descriptor may have come free.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
@@ -117,13 +127,7 @@ pub async fn serve(
     let Listener { tcp, tls, metrics } = listener.into();
     let mut door = Door::new(tcp, limits.max_connections);
 
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let (stream, peer, place) = tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            accepted = door.next() => accepted,
-        };
+    let welcome = |stream: TcpStream, peer, place: OwnedSemaphorePermit| {
         configure(&stream, limits.stall_timeout);
         let connection = Connection {
             app: app.clone(),
@@ -139,10 +143,22 @@ pub async fn serve(
             served.await;
             drop((place, open));
         }));
+    };
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, peer, place) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = door.next() => accepted,
+        };
+        welcome(stream, peer, place);
     }
 
+    // First: who comes in from here on is told to go after the first request.
     draining.0.cancel();
-    drop(door);
+    for (stream, peer, place) in door.close() {
+        welcome(stream, peer, place);
+    }
     connections.close();
     tracing::info!(event = "shutdown", connections = connections.len(), "stopping: no new connections");
     if timeout(limits.shutdown_grace, connections.wait()).await.is_err() {
@@ -253,6 +269,26 @@ impl Door {
     }
 }
 
+impl Door {
+    /// Lets in who waits already, as far as there is room, and closes. To the client a connection is made when the
+    /// kernel has it; closing over it would cut off a request that was sent.
+    fn close(self) -> Vec<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let Ok(listener) = self.listener.into_std() else { return Vec::new() };
+        let mut last = Vec::new();
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            match listener.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?, peer))
+            }) {
+                Ok((stream, peer)) => last.push((stream, peer, place)),
+                Err(error) if is_the_clients(&error) => {}
+                Err(_) => break,
+            }
+        }
+        last
+    }
+}
+
 /// Whether it was the client that went away between its connect and our accept.
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -285,10 +321,16 @@ struct Connection {
 impl Connection {
     async fn welcome(self, stream: TcpStream, tls: Option<Tls>, http: Arc<auto::Builder<Streams>>) {
         let Some(tls) = tls else { return self.serve(stream, http).await };
-        let stopping = self.draining.0.clone();
-        // Nothing was asked yet.
-        let handshake = stopping.run_until_cancelled(tls.handshake(stream, self.idle_limit)).await;
-        if let Some(Some(stream)) = handshake {
+        let draining = self.draining.0.clone();
+        let stopping = async {
+            draining.cancelled().await;
+            sleep(LAST_WORD).await;
+        };
+        let stream = tokio::select! {
+            stream = tls.handshake(stream, self.idle_limit) => stream,
+            () = stopping => None,
+        };
+        if let Some(stream) = stream {
             self.serve(stream, http).await;
         }
     }
@@ -302,17 +344,25 @@ impl Connection {
         let activity = Arc::new(Activity::new());
         let service = service_fn(|request: Request<Incoming>| {
             let busy = Busy::new(Arc::clone(&activity));
+            let version = request.version();
             let mut request = linger::around(request, stall_limit);
             request.extensions_mut().insert(ConnectInfo(peer));
             let answer = app.clone().oneshot(request);
-            async move { answer.await.map(|response| response.map(|body| Tracked { body, _busy: busy })) }
+            async move {
+                let mut response = answer.await?;
+                busy.part(version, response.headers_mut());
+                Ok::<_, Infallible>(response.map(|body| Tracked { body, _busy: busy }))
+            }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         let let_go = async {
             tokio::select! {
                 // hyper's own time-out for heads begins only once it knows the protocol, and never in HTTP/2.
                 () = activity.idle_for(idle_limit) => {}
-                () = draining.0.cancelled() => {}
+                () = async {
+                    draining.0.cancelled().await;
+                    activity.leave(idle_limit.min(LAST_WORD)).await;
+                } => {}
             }
         };
         let ended = tokio::select! {
@@ -345,11 +395,31 @@ struct Activity {
     in_flight: AtomicUsize,
     /// Microseconds from `since` to the end of the last request.
     last: AtomicU64,
+    /// Whether the next request is the last one.
+    leaving: AtomicBool,
+    /// Told when that has come.
+    begun: Notify,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { since: Instant::now(), in_flight: AtomicUsize::new(0), last: AtomicU64::new(0) }
+        Self {
+            since: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            last: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            begun: Notify::new(),
+        }
+    }
+
+    /// Resolves when the connection may be told to end: one more request has come, or none for `limit`. Not sooner,
+    /// even if one is in flight: its client may have read already that the connection stays.
+    async fn leave(&self, limit: Duration) {
+        self.leaving.store(true, SeqCst);
+        tokio::select! {
+            () = self.begun.notified() => {}
+            () = self.idle_for(limit) => {}
+        }
     }
 
     /// Resolves when there has been no request in flight for `limit`.
@@ -367,8 +437,18 @@ struct Busy(Arc<Activity>);
 
 impl Busy {
     fn new(activity: Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Relaxed);
+        activity.in_flight.fetch_add(1, SeqCst);
+        if activity.leaving.load(SeqCst) {
+            activity.begun.notify_one();
+        }
         Self(activity)
+    }
+
+    /// Says in an answer's head that it is the last one. HTTP/2 has frames of its own for that.
+    fn part(&self, version: Version, headers: &mut HeaderMap) {
+        if version < Version::HTTP_2 && self.0.leaving.load(Relaxed) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 }
 
