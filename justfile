@@ -38,3 +38,7 @@ compose-test:
 # a real Prometheus scrapes a server under load; every query of the dashboard has data
 prometheus-test:
     tests/prometheus.sh
+
+# the chart on whatever cluster KUBECONFIG names; tests/cluster.py says what it takes
+cluster-test *args:
+    tests/cluster.py {{ args }}

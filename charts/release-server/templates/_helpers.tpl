@@ -1,18 +1,18 @@
 {{/* --- Names ------------------------------------------------------------- */}}
 
 {{- define "release-server.name" -}}
-{{ default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
+{{ default .Chart.Name .Values.nameOverride | trunc 46 | trimSuffix "-" }}
 {{- end }}
 
-{{/* 50 characters, so that what is appended for the other objects fits into 63. */}}
+{{/* 46 characters, so that what is appended fits: names have at most 63, those of CronJobs 52. */}}
 {{- define "release-server.fullname" -}}
 {{- $name := include "release-server.name" . -}}
 {{- if .Values.fullnameOverride -}}
-{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{ .Values.fullnameOverride | trunc 46 | trimSuffix "-" }}
 {{- else if contains $name .Release.Name -}}
-{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{ .Release.Name | trunc 46 | trimSuffix "-" }}
 {{- else -}}
-{{ printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{ printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" }}
 {{- end -}}
 {{- end }}
 
