@@ -11,6 +11,8 @@ storage class, and that the cluster addresses of Services answer from here. Vari
     IMAGE, MINIO_IMAGE   the images, `release-server:latest` and `release-server-minio:latest` unless set
     IMAGE_LOAD           a command that brings images into the cluster, such as `kind load docker-image`; both names are
                          appended. Not set: they are there already.
+    PROMETHEUS           a Prometheus to scrape the servers with, if it is not in the PATH; without one, the dashboard's
+                         queries and the alerts are not tried.
 
 The load is made by clients here, through the Service, each over connections of its own: some keep theirs open, as
 proxies do, some make one a request, as `curl` does.
@@ -23,14 +25,20 @@ import dataclasses
 import hashlib
 import http.client
 import json
+import math
 import os
 import pathlib
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
+import urllib.parse
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "release-server"
@@ -62,6 +70,7 @@ def main():
         for step in (
             restricted_namespace,
             bucket,
+            start_prometheus,
             install,
             first_session,
             helm_test,
@@ -72,6 +81,8 @@ def main():
             rolling_restart_under_load,
             upgrade_under_load,
             metrics,
+            dashboard,
+            tls,
             cron_job_sweeps,
             volume,
             uninstall_leaves_the_bucket,
@@ -90,6 +101,8 @@ def main():
         explain()
         raise
     finally:
+        if PROMETHEUS.process:
+            PROMETHEUS.process.terminate()
         if not arguments.keep:
             # Without the charts' clean-up: nothing in the namespace is to stay.
             kubectl("delete", "namespace", NAMESPACE, "--timeout=180s", check=False, namespace=False)
@@ -263,11 +276,7 @@ def under_load(name, change):
 
 def metrics():
     """What each server says on its port for metrics, which is no port of the public Service."""
-    addresses = [
-        address["ip"]
-        for subset in get("endpoints", "gw-release-server-metrics")["subsets"]
-        for address in subset["addresses"]
-    ]
+    addresses = metrics_addresses()
     expect(len(addresses) == 2, f"the Service for metrics has {addresses}")
     series = 0
     for address in addresses:
@@ -278,6 +287,58 @@ def metrics():
         series += sum(not line.startswith("#") for line in text.splitlines())
     expect(Server("gw").get("/metrics").status == 404, "the metrics are public")
     return f"{series} series from 2 servers, none on the public port"
+
+
+def start_prometheus():
+    """Here, not in the cluster; it scrapes what is behind the Service for metrics."""
+    return PROMETHEUS.start()
+
+
+def dashboard():
+    """Every query of the dashboard and every alert, after all that the steps before have done."""
+    if not PROMETHEUS.process:
+        return "SKIPPED: there is no Prometheus"
+    board = json.loads((CHART / "dashboards" / "release-server.json").read_text())
+    variables = {"$namespace": NAMESPACE, "$job": "gw-release-server-metrics", "$__rate_interval": "10m"}
+    empty, queries = [], 0
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            query = target["expr"]
+            for name, value in variables.items():
+                query = query.replace(name, value)
+            queries += 1
+            values = [float(sample["value"][1]) for sample in PROMETHEUS.query(query)]
+            # Where nothing happened, a quantile is not a number: `head` may not have been asked for.
+            if all(math.isnan(value) for value in values):
+                empty.append(f"{panel['title']}: {query}: {values}")
+    expect(not empty, "no data for\n" + "\n".join(empty))
+
+    (group,) = PROMETHEUS.api("rules")["groups"]
+    broken = [f"{rule['name']}: {rule.get('lastError')}" for rule in group["rules"] if rule["health"] != "ok"]
+    expect(not broken, f"rules that cannot be evaluated: {broken}")
+    firing = [alert["labels"]["alertname"] for alert in PROMETHEUS.api("alerts")["alerts"] if alert["state"] == "firing"]
+    expect(not firing, f"alerts without a reason: {firing}")
+    return f"{queries} queries of {len(board['panels'])} panels have data; {len(group['rules'])} alerts, none fires"
+
+
+def tls():
+    """HTTPS in the process, with a certificate of an authority that only the Secret names."""
+    name = "secure-release-server"
+    with tempfile.TemporaryDirectory() as directory:
+        new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+        ca, ca_key, key, crt = (f"{directory}/{file}" for file in ("ca.crt", "ca.key", "tls.key", "tls.crt"))
+        run(*new, "-subj", "/CN=test CA", "-keyout", ca_key, "-out", ca)
+        # A leaf, as the client does not take an authority's certificate for a server's.
+        run(
+            *(*new, "-subj", f"/CN={name}", "-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", crt),
+            *("-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"),
+        )
+        kubectl("create", "secret", "generic", "tls", *(f"--from-file={file}" for file in (ca, key, crt)))
+    helm_install("secure", on_bucket("secure") | {"tls": {"enabled": True, "existingSecret": "tls"}})
+    output = helm("test", "secure", "--logs", "--timeout=3m")
+    expect(f"https://{name}:443/assets/helm-test.txt" in output or f"https://{name}/assets/helm-test.txt" in output, output)
+    helm("uninstall", "secure", "--wait")
+    return "probes over HTTPS, upload and download with the Secret's ca.crt"
 
 
 def cron_job_sweeps():
@@ -323,13 +384,14 @@ def volume():
     values["config"]["log"] = {"level": "debug"}
     helm_upgrade("disk", values)
     expect(len(old) == 1 and not old & pod_names("disk"), "there is no new pod")
+    until(lambda: answers("disk"), "the new pod answers")
     expect(Server("disk").get("/assets/kept.bin").body == body, "the package is lost by an upgrade")
 
     kubectl("create", "job", "disk-sweep", "--from=cronjob/disk-release-server-sweep")
     kubectl("wait", "--for=condition=complete", "job/disk-sweep", "--timeout=90s")
 
     kubectl("delete", "pod", *pod_names("disk"), "--grace-period=1")
-    kubectl("rollout", "status", "deployment/disk-release-server", "--timeout=2m")
+    until(lambda: answers("disk"), "the new pod answers")
     expect(Server("disk").get("/assets/kept.bin").body == body, "the package is lost by a kill")
 
     helm("uninstall", "disk", "--wait")
@@ -572,6 +634,73 @@ class Server:
             self.connection = None
 
 
+# --- Prometheus --------------------------------------------------------------------------------------------------------
+
+
+class Prometheus:
+    process = None
+
+    def start(self):
+        program = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
+        if not program:
+            return "SKIPPED: there is no Prometheus"
+        home = pathlib.Path(tempfile.mkdtemp(prefix="prometheus-"))
+        values = home / "values.json"
+        values.write_text(json.dumps(on_bucket("gw") | {"metrics": {"prometheusRule": {"enabled": True}}}))
+        rendered = run("helm", "template", "gw", CHART, "--namespace", NAMESPACE, "--values", values, "--show-only", RULES).stdout
+        # The object's `spec` is what a file of rules holds.
+        (home / "rules.yaml").write_text(textwrap.dedent(rendered.partition("\nspec:\n")[2]))
+        self.targets = home / "targets.json"
+        job = {"job_name": "servers", "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "2s"}]}
+        self.find_servers()
+        threading.Thread(target=self.keep_finding, daemon=True).start()
+        config = {"global": {"scrape_interval": "3s", "evaluation_interval": "3s"}, "rule_files": ["rules.yaml"]}
+        (home / "prometheus.yml").write_text(json.dumps(config | {"scrape_configs": [job]}))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = subprocess.Popen(
+            [
+                *(program, f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data"),
+                f"--web.listen-address=127.0.0.1:{self.port}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=(home / "log").open("w"),
+        )
+        until(self.ready, f"Prometheus answers; its log is {home}/log", 30)
+        return f"at http://127.0.0.1:{self.port}, with the chart's rules"
+
+    def keep_finding(self):
+        while self.process is None or self.process.poll() is None:
+            time.sleep(2)
+            with contextlib.suppress(Failed):
+                self.find_servers()
+
+    def find_servers(self):
+        """Not by Prometheus' own discovery, which Debian builds without Kubernetes."""
+        labels = {"namespace": NAMESPACE, "job": "gw-release-server-metrics"}
+        targets = [f"{address}:9090" for address in metrics_addresses()]
+        # At once, so that no half of it is read.
+        new = self.targets.with_suffix(".new")
+        new.write_text(json.dumps([{"targets": targets, "labels": labels}]))
+        new.rename(self.targets)
+
+    def ready(self):
+        with contextlib.suppress(OSError):
+            return bool(self.api("rules")["groups"])
+
+    def query(self, query):
+        return self.api("query?" + urllib.parse.urlencode({"query": query}))["result"]
+
+    def api(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+
+PROMETHEUS = Prometheus()
+RULES = "templates/prometheusrule.yaml"
+
+
 # --- The cluster -------------------------------------------------------------------------------------------------------
 
 
@@ -598,7 +727,17 @@ def on_bucket(prefix):
 
 
 def helm_install(release, values):
-    return helm_command("install", release, common() | values).stdout
+    notes = helm_command("install", release, common() | values).stdout
+    ADDRESSES.pop(f"{release}-release-server", None)
+    if "tls" not in values:
+        # Ready pods are known to the nodes' proxies a moment later.
+        until(lambda: answers(release), f"`{release}` answers through its Service")
+    return notes
+
+
+def answers(release):
+    with contextlib.suppress(OSError):
+        return Server(release).get("/readyz").status == 200
 
 
 def helm_upgrade(release, values):
@@ -645,6 +784,12 @@ def pod_names(release):
     """The servers' pods, those that are ending too."""
     selector = f"app.kubernetes.io/instance={release},app.kubernetes.io/component=server"
     return {pod["metadata"]["name"] for pod in get("pods", selector=selector)["items"]}
+
+
+def metrics_addresses():
+    """Those behind the Service for metrics, which a ServiceMonitor would find."""
+    slices = get("endpointslices", selector="kubernetes.io/service-name=gw-release-server-metrics")["items"]
+    return [address for part in slices for endpoint in part["endpoints"] or [] for address in endpoint["addresses"]]
 
 
 def condition(pod, kind):
@@ -694,7 +839,8 @@ def explain():
         print("\n".join(kubectl("get", "events", "--sort-by=.lastTimestamp", check=False).splitlines()[-15:]))
         for pod in get("pods")["items"]:
             name = pod["metadata"]["name"]
-            print(f"\n{name}:\n{kubectl('logs', name, '--all-containers', '--tail=8', check=False)}")
+            lines = kubectl("logs", name, "--all-containers", "--tail=8", check=False).splitlines()
+            print("\n".join([f"\n{name}:", *(line[:300] for line in lines)]))
 
 
 if __name__ == "__main__":
