@@ -407,7 +407,7 @@ def uninstall_leaves_the_bucket():
     token = secret("gw-release-server-token")["token"]
     listing = Server("gw").get("/packages").json()
     helm("uninstall", "gw", "--wait")
-    expect(not pods("gw"), "pods are left")
+    until(lambda: not pods("gw"), "the pods are gone")
     expect(objects() == before, "the bucket is not as it was")
     helm_install("gw", on_bucket("gw"))
     again = Server("gw").get("/packages").json()
