@@ -676,6 +676,12 @@ class Notes(unittest.TestCase):
         self.assertEqual(status, 0, error)
         return output.partition("NOTES:\n")[2]
 
+    def test_what_runs_where(self):
+        self.assertIn("2 server(s) over the bucket b.", self.notes(S3))
+        self.assertIn("3 to 6 server(s)", self.notes(S3, {"autoscaling": {"enabled": True, "minReplicas": 3}}))
+        self.assertIn("1 server(s) over the volume claim rel-release-server.", self.notes(PVC))
+        self.assertIn("over a MinIO for a trial.", self.notes(TRIAL))
+
     def test_the_next_command(self):
         notes = self.notes(S3)
         self.assertIn("helm test rel --namespace ns", notes)
@@ -700,6 +706,19 @@ class Notes(unittest.TestCase):
             self.assertNotIn(word, usual)
             self.assertIn(word, self.notes(S3, {"storage": {"s3": {"existingSecret": "k"}}, "config": {"max_packages": 0}}, change))
         self.assertIn("10 newest", self.notes(S3))
+        self.assertNotIn("10 newest", usual)
+        self.assertIn("without an upload", self.notes(S3))
+        self.assertNotIn("without an upload", usual)
+        self.assertIn("each rendering makes another", usual)
+        self.assertNotIn("each rendering makes another", self.notes(S3, {"auth": {"existingSecret": "t"}}))
+        none = {"auth": {"generate": False}}
+        self.assertNotIn("config.auth names", self.notes(S3, none))
+        tokens = {"config": {"auth": {"tokens": [{"name": "n", "sha256": "0" * 64, "scopes": ["write"]}]}}}
+        self.assertIn("but who config.auth names", self.notes(S3, none, tokens))
+        self.assertIn("or publicUrl=https://h if", self.notes(S3, ingress))
+        self.assertNotIn("or publicUrl=", self.notes(S3, ingress, {"publicUrl": "http://h"}))
+        self.assertNotIn("If they come out wrong", self.notes(S3, ingress))
+        self.assertIn("If they come out wrong", self.notes(S3, {"ingress": {"enabled": True}}))
         self.assertIn("is for a trial", self.notes(TRIAL))
         self.assertIn("one server", self.notes(PVC))
 

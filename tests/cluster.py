@@ -430,7 +430,8 @@ class Load:
 
     A failure is any answer but the one it must be, and any connection that breaks with a request on it. The one
     exception is HTTP's own (RFC 9112, section 9.3.1): a kept connection that the server has closed while it was idle,
-    found out when the next request is sent; that GET or conditional PUT is made again on a new one, and counted.
+    found out when the next request is sent; that is made again on a new one, and counted. Had the first one been worked
+    on, an upload's repetition would be refused with 409, which is a failure.
     """
 
     def __init__(self, name):
