@@ -416,8 +416,16 @@ class Conditions(unittest.TestCase):
         self.assertNotIn("subPath", mount)
         self.assertEqual([(p["name"], p["port"]) for p in r.find("Service")["spec"]["ports"]], [("https", 443)])
         self.assertEqual(r.container["ports"][0]["name"], "https")
-        client = r.find("Pod", "-test-client")["spec"]["initContainers" if "initContainers" in r.find("Pod", "-test-client")["spec"] else "containers"][0]
-        self.assertIn({"name": "RELEASE_SERVER_URL", "value": "https://rel-release-server:443"}, client["env"])
+        client = r.find("Pod", "-test-client")["spec"]
+        for container in client["initContainers"] + client["containers"]:
+            self.assertIn({"name": "RELEASE_SERVER_URL", "value": "https://rel-release-server:443"}, container["env"])
+            self.assertIn({"name": "SSL_CERT_FILE", "value": "/tls/ca.crt"}, container["env"])
+            self.assertIn({"name": "tls", "mountPath": "/tls", "readOnly": True}, container["volumeMounts"])
+        # The authority alone: a test needs no key.
+        self.assertEqual([v["secret"]["items"] for v in client["volumes"] if "secret" in v], [[{"key": "ca.crt", "path": "ca.crt"}]])
+        plain = yaml.safe_dump(Rendered(S3).find("Pod", "-test-client"))
+        self.assertNotIn("tls", plain)
+        self.assertNotIn("SSL_CERT_FILE", plain)
         self.assertNotIn("TLS__KEY", Rendered(S3).env)
 
     def test_ingress(self):
@@ -588,6 +596,13 @@ class Conditions(unittest.TestCase):
         self.assertEqual(steps({"auth": {"generate": False}, "config": {"auth": {"private_reads": True}}}), ["ready"])
         self.refused(S3 | {"auth": {"generate": False}, "tests": {"upload": True}}, "tests.upload needs a token")
 
+    def test_the_client_has_the_token_that_there_is(self):
+        variables = Rendered(S3).find("Pod", "-test-client")["spec"]["containers"][0]["env"]
+        secret = {"secretKeyRef": {"name": "rel-release-server-token", "key": "token"}}
+        self.assertIn({"name": "RELEASE_SERVER_TOKEN", "valueFrom": secret}, variables)
+        none = Rendered(S3, {"auth": {"generate": False}}).find("Pod", "-test-client")["spec"]["containers"][0]["env"]
+        self.assertEqual([variable["name"] for variable in none], ["RELEASE_SERVER_URL"])
+
     def test_tests_are_hooks(self):
         for pod in (o for o in Rendered(S3).objects if o["kind"] == "Pod"):
             self.assertEqual(pod["metadata"]["annotations"]["helm.sh/hook"], "test")
@@ -602,9 +617,17 @@ class Conditions(unittest.TestCase):
         self.assertEqual(r.env["AWS_ENDPOINT_URL"], "http://rel-release-server-minio:9000")
         self.assertEqual(r.env["AWS_ACCESS_KEY_ID"]["secretKeyRef"]["name"], "rel-release-server-minio")
         self.assertEqual([container["name"] for container in r.pod["initContainers"]], ["bucket"])
+        # Once the bucket can be listed with the servers' own key.
+        names = [variable["name"] for variable in r.pod["initContainers"][0]["env"]]
+        self.assertEqual(names, ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MC_HOST_store"])
         self.assertNotIn("MINIO_ROOT", yaml.safe_dump(r.pod), "the servers know MinIO's administrator")
         self.assertIsNotNone(r.find("PersistentVolumeClaim", "-minio"))
-        self.assertIsNone(Rendered(TRIAL, {"minio": {"size": ""}}).find("PersistentVolumeClaim", "-minio"))
+        volume = r.find("Deployment", "-minio")["spec"]["template"]["spec"]["volumes"][0]
+        self.assertEqual(volume["persistentVolumeClaim"], {"claimName": "rel-release-server-minio"})
+        fleeting = Rendered(TRIAL, {"minio": {"size": ""}})
+        self.assertIsNone(fleeting.find("PersistentVolumeClaim", "-minio"))
+        volume = fleeting.find("Deployment", "-minio")["spec"]["template"]["spec"]["volumes"][0]
+        self.assertEqual(volume["emptyDir"], {})
         for kind in ("Deployment", "Service", "Secret", "ConfigMap"):
             self.assertIsNone(Rendered(S3).find(kind, "-minio"))
         self.assertNotIn("initContainers", Rendered(S3).pod)
