@@ -872,8 +872,10 @@ mod tests {
             ("auth", known_keys::<Auth>()),
             ("cache", known_keys::<Cache>()),
             ("log", known_keys::<Log>()),
+            ("metrics", known_keys::<Metrics>()),
             ("retention", known_keys::<Retention>()),
             ("server", known_keys::<Server>()),
+            ("tls", known_keys::<Tls>()),
         ]);
         assert_eq!(sections.keys().collect::<Vec<_>>(), types.keys().collect::<Vec<_>>());
         for (section, known) in types {

@@ -5,7 +5,7 @@
 //!   kept, see `metrics/http.rs`. The client of Prometheus' own project it is, and not the `metrics` facade, because that
 //!   keeps every observation of a histogram until somebody drains it.
 //! - Labels have few values, all known here: a route is its template, never a path or a package.
-//! - What a module counts anyway (listings, the cache) it keeps itself, and reports when a scrape comes: see [`Sample`].
+//! - What a module counts anyway (listings, the cache) it keeps itself, and reports when a scrape comes.
 //!
 //! Names follow [Prometheus' conventions](https://prometheus.io/docs/practices/naming/): base units, in the name;
 //! `_total` for counters. `docs/operating.md` has them in a table, which the tests compare with [`Metrics::described`].

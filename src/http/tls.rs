@@ -45,7 +45,7 @@ const HANDSHAKE: u8 = 22;
 
 /// What a client is told that speaks plain HTTP here.
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\
-    Content-Length: 49\r\n\r\n{\"message\": \"this port speaks https; ask by that\"}";
+    Content-Length: 50\r\n\r\n{\"message\": \"this port speaks https; ask by that\"}";
 
 /// A certificate and its key, as they are on the disk.
 #[derive(Clone)]
