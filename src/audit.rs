@@ -1,6 +1,7 @@
 //! The audit log: who published, replaced, deleted or swept what, and who was refused. One line each, in one shape.
 //!
-//! - `event` is `audit`; `action` is `publish`, `replace`, `delete` or `sweep`; `outcome` is
+//! - `event` is `audit`; `action` is `publish`, `replace`, `delete` or `sweep`, of a release `create` and `change` as
+//!   well; `outcome` is
 //!   - `done`: it has happened, and is durable;
 //!   - `denied`: it was refused because of who asked (401, 403); nothing happened;
 //!   - `failed`: the store or the server failed (503, 500); it may have happened all the same, so look.
@@ -10,7 +11,12 @@
 
 use std::net::IpAddr;
 
-use crate::{digest::Digest, error::Error, packages::Package};
+use crate::{
+    digest::Digest,
+    error::Error,
+    packages::Package,
+    releases::record::{Asset, Record},
+};
 
 /// Who acts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +28,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// What records call it.
+    pub(crate) fn name(&self) -> &str {
+        self.caller.as_deref().unwrap_or("unknown")
+    }
+
     /// The server's own sweep.
     pub(crate) fn sweep() -> Self {
         Self { caller: Some("sweep".to_owned()), client: None }
@@ -35,6 +46,10 @@ pub(crate) enum Action {
     Replace,
     Delete,
     Sweep,
+    /// A draft.
+    Create,
+    /// Anything but its bytes.
+    Change,
 }
 
 impl Action {
@@ -44,6 +59,8 @@ impl Action {
             Self::Replace => "replace",
             Self::Delete => "delete",
             Self::Sweep => "sweep",
+            Self::Create => "create",
+            Self::Change => "change",
         }
     }
 
@@ -53,6 +70,8 @@ impl Action {
             Self::Replace => "replaced",
             Self::Delete => "deleted",
             Self::Sweep => "removed",
+            Self::Create => "created",
+            Self::Change => "changed",
         }
     }
 }
@@ -79,6 +98,62 @@ pub(crate) fn done(
         client = actor.client.map(tracing::field::display),
         reason,
         "{past} `{name}`{why}"
+    );
+}
+
+/// It has happened to a release, or to an asset of it. `previous` is what it replaced, `reason` why it was swept.
+pub(crate) fn done_in(
+    actor: &Actor,
+    action: Action,
+    record: &Record,
+    asset: Option<&Asset>,
+    previous: Option<&Asset>,
+    reason: Option<&str>,
+) {
+    let (repository, tag, past) = (&record.repository, &record.tag_name, action.past());
+    let of = asset.map(|asset| format!("`{}` of ", asset.name)).unwrap_or_default();
+    let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    tracing::info!(
+        event = "audit",
+        action = action.text(),
+        outcome = "done",
+        repository,
+        "release.id" = record.id.get(),
+        "release.tag" = %tag,
+        "asset.name" = asset.map(|asset| asset.name.as_str()),
+        size_bytes = asset.map(|asset| asset.size),
+        sha256 = asset.map(|asset| tracing::field::display(asset.sha256)),
+        previous_sha256 = previous.map(|asset| tracing::field::display(asset.sha256)),
+        caller = actor.caller,
+        client = actor.client.map(tracing::field::display),
+        reason,
+        "{past} {of}release `{tag}` of `{repository}`{why}"
+    );
+}
+
+/// It was refused because of who asked.
+pub(crate) fn denied_in(actor: &Actor, action: Action, repository: &str, reason: &Error) {
+    refused_in("denied", actor, action, repository, &reason.to_string());
+}
+
+/// It failed, and that was not the caller's fault. Anything else is none of ours.
+pub(crate) fn failed_in(actor: &Actor, action: Action, repository: &str, error: &Error) {
+    if matches!(error, Error::Unavailable(_) | Error::Internal(_)) {
+        refused_in("failed", actor, action, repository, &error.to_string());
+    }
+}
+
+fn refused_in(outcome: &str, actor: &Actor, action: Action, repository: &str, reason: &str) {
+    let action = action.text();
+    tracing::warn!(
+        event = "audit",
+        action,
+        outcome,
+        repository,
+        caller = actor.caller,
+        client = actor.client.map(tracing::field::display),
+        reason,
+        "{action} {outcome}"
     );
 }
 

@@ -6,6 +6,12 @@
 //! | write | a token with the scope `write` | the same |
 //! | delete | a token with the scope `delete` | the same |
 //!
+//! Repositories are read, and written to, by the same rules. What holds for them beside:
+//!
+//! - A private repository (`auth.private_repositories`) is not there (404) for who may not read it.
+//! - On a public read a token that is not valid here is as good as none, for clients send along tokens that are meant
+//!   for others; one that may write shows drafts too.
+//!
 //! A token is sent as `Authorization: Bearer TOKEN`, as `token TOKEN`, or as the password of Basic. It is one of
 //!
 //! 1. `auth_token`: every scope, everywhere;
@@ -109,14 +115,7 @@ impl Caller {
     /// Refuses `repository` (`owner/repo`, in any case) to a caller who is limited to others; `None` are the flat
     /// packages.
     pub fn may_touch(&self, repository: Option<&str>) -> Result<(), Denied> {
-        let covers = |pattern: &str, repository: &str| match pattern.strip_suffix('*') {
-            Some(owner) => repository.starts_with(owner),
-            None => repository == pattern,
-        };
-        let within = repository.is_some_and(|repository| {
-            let repository = repository.to_ascii_lowercase();
-            self.repositories.iter().any(|pattern| covers(pattern, &repository))
-        });
+        let within = repository.is_some_and(|repository| covered(&self.repositories, repository));
         if self.repositories.is_empty() || within {
             return Ok(());
         }
@@ -127,6 +126,17 @@ impl Caller {
             self.name
         )))
     }
+}
+
+/// Somebody who may read a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    /// Who it is.
+    pub caller: Caller,
+    /// Whether it may write there, and so sees drafts.
+    pub writes: bool,
+    /// Whether the repository is private.
+    pub private: bool,
 }
 
 /// Why a caller was refused.
@@ -141,6 +151,9 @@ pub enum Denied {
     /// Valid credentials that do not reach this far.
     #[error("{0}")]
     Forbidden(String),
+    /// It is not told that there is anything.
+    #[error("there is no such repository, or it is private and the token does not reach it")]
+    Hidden,
     /// Credentials that cannot be judged at the moment: the issuer's keys are not to be had.
     #[error("the keys of the token's issuer cannot be read at the moment; try again shortly")]
     Unavailable,
@@ -149,6 +162,7 @@ pub enum Denied {
 /// Tells who is calling from an `Authorization` header.
 pub struct Authenticator {
     private_reads: bool,
+    private_repositories: Vec<String>,
     tokens: Vec<Token>,
     jwt: Option<jwt::Verifier>,
 }
@@ -187,7 +201,18 @@ impl Authenticator {
         }
 
         let jwt = config.jwt.as_ref().map(jwt::Verifier::new).transpose()?;
-        let this = Self { private_reads: config.private_reads, tokens, jwt };
+        let private_repositories = config
+            .private_repositories
+            .iter()
+            .map(|text| {
+                repository_pattern(text).with_context(|| {
+                    format!(
+                        "`auth.private_repositories`: `{text}` is neither `owner/repository` nor `owner/*`"
+                    )
+                })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let this = Self { private_reads: config.private_reads, private_repositories, tokens, jwt };
         ensure!(
             this.has_credentials() || !this.private_reads,
             "`auth.private_reads` is on, but nobody has a token; set `auth_token`, `auth.tokens` or `auth.jwt`"
@@ -226,6 +251,53 @@ impl Authenticator {
         Ok(caller)
     }
 
+    /// Who is calling, if it may read `repository` (`owner/repo`, in any case).
+    pub async fn visit(
+        &self,
+        authorization: Option<&HeaderValue>,
+        repository: &str,
+    ) -> Result<Visitor, Denied> {
+        let private = self.is_private(repository);
+        let caller = match authorization {
+            Some(_) if self.has_credentials() => self.authenticate(authorization).await,
+            _ => Err(Denied::Missing),
+        };
+        let caller = caller.and_then(|caller| caller.may_touch(Some(repository)).map(|()| caller));
+        let writes = |caller: &Caller| caller.may(Scope::Write).is_ok();
+        if !private && !self.private_reads {
+            let caller = caller.unwrap_or_else(|_| Caller::anonymous());
+            return Ok(Visitor { writes: writes(&caller), caller, private });
+        }
+        match caller.and_then(|caller| caller.may(Scope::Read).map(|()| caller)) {
+            Ok(caller) => Ok(Visitor { writes: writes(&caller), caller, private }),
+            Err(Denied::Unavailable) => Err(Denied::Unavailable),
+            Err(_) if private => Err(Denied::Hidden),
+            Err(denied) => Err(denied),
+        }
+    }
+
+    /// Who is calling, if it may do `scope` in `repository` (`owner/repo`, in any case).
+    pub async fn authorize_in(
+        &self,
+        authorization: Option<&HeaderValue>,
+        scope: Scope,
+        repository: &str,
+    ) -> Result<Caller, Denied> {
+        let caller = self.authenticate(authorization).await?;
+        match caller.may_touch(Some(repository)).and_then(|()| caller.may(scope)) {
+            Err(_) if self.is_private(repository) && self.visit(authorization, repository).await.is_err() => {
+                Err(Denied::Hidden)
+            }
+            Err(denied) => Err(denied),
+            Ok(()) => Ok(caller),
+        }
+    }
+
+    /// Whether a repository is hidden from strangers.
+    pub fn is_private(&self, repository: &str) -> bool {
+        covered(&self.private_repositories, repository)
+    }
+
     /// Who is calling, whatever it wants to do.
     pub async fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Denied> {
         if !self.has_credentials() {
@@ -262,6 +334,7 @@ impl fmt::Debug for Authenticator {
         let names: Vec<_> = self.tokens.iter().map(|token| &token.caller.name).collect();
         f.debug_struct("Authenticator")
             .field("private_reads", &self.private_reads)
+            .field("private_repositories", &self.private_repositories)
             .field("tokens", &names)
             .field("jwt", &self.jwt)
             .finish()
@@ -318,6 +391,15 @@ fn password(credentials: &[u8]) -> Option<Vec<u8>> {
     let mut pair = STANDARD.decode(credentials).ok()?;
     let colon = pair.iter().position(|byte| *byte == b':')?;
     Some(pair.split_off(colon + 1))
+}
+
+/// Whether one of the patterns means this repository.
+fn covered(patterns: &[String], repository: &str) -> bool {
+    let repository = repository.to_ascii_lowercase();
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(owner) => repository.starts_with(owner),
+        None => repository == *pattern,
+    })
 }
 
 fn scopes(configured: &[Scope]) -> anyhow::Result<BTreeSet<Scope>> {

@@ -32,7 +32,7 @@ use serde::{
 };
 use url::Url;
 
-use crate::{auth::Scope, telemetry};
+use crate::{auth::Scope, releases::name::Repository, telemetry};
 
 /// Every key with its default and an operator's comment: the manual.
 pub const DEFAULTS: &str = include_str!("config.default.yaml");
@@ -87,6 +87,9 @@ pub struct Config {
     pub listing_max_age: Duration,
     pub cache: Cache,
     pub retention: Retention,
+    pub releases: Releases,
+    /// `owner/repo`; `None`: no repository shows the packages.
+    pub package_repository: Option<String>,
     pub server: Server,
     pub auth: Auth,
     pub log: Log,
@@ -128,6 +131,24 @@ pub struct Retention {
     pub versions_per_family: usize,
     #[serde(deserialize_with = "optional_duration")]
     pub max_age: Option<Duration>,
+    /// Newest releases kept of each repository; 0 = unlimited.
+    pub releases: usize,
+    /// Newest prereleases kept of each repository; 0 = unlimited.
+    pub prereleases: usize,
+    #[serde(deserialize_with = "optional_duration")]
+    pub release_max_age: Option<Duration>,
+    #[serde(deserialize_with = "optional_duration")]
+    pub prerelease_max_age: Option<Duration>,
+    #[serde(deserialize_with = "optional_duration")]
+    pub draft_max_age: Option<Duration>,
+}
+
+/// The releases of repositories.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "`config.default.yaml` documents every key")]
+pub struct Releases {
+    pub immutable: bool,
 }
 
 /// Limits on what strangers may hold, and for how long.
@@ -153,6 +174,9 @@ pub struct Server {
 #[expect(missing_docs, reason = "`config.default.yaml` documents every key")]
 pub struct Auth {
     pub private_reads: bool,
+    /// `owner/repo` or `owner/*`.
+    #[serde(default, deserialize_with = "list")]
+    pub private_repositories: Vec<String>,
     pub tokens: Vec<NamedToken>,
     pub jwt: Option<Jwt>,
 }
@@ -497,6 +521,10 @@ impl Merged {
             let plain = url.query().is_none() && url.fragment().is_none();
             self.require(plain, "public_url", "it must have no query and no fragment")?;
         }
+        if let Some(repository) = &config.package_repository {
+            let is_one = Repository::parse(repository).is_some();
+            self.require(is_one, "package_repository", "it must be `owner/repository`, or `null`")?;
+        }
         self.require(config.max_upload_bytes > 0, "max_upload_bytes", "it must be more than 0")?;
         self.require(cache.max_package_bytes > 0, "cache.max_package_bytes", "it must be more than 0")?;
         let fits = cache.total_bytes == 0 || cache.max_package_bytes <= cache.total_bytes;
@@ -505,6 +533,9 @@ impl Merged {
         for (key, duration) in [
             ("retention.interval", retention.interval),
             ("retention.max_age", retention.max_age),
+            ("retention.release_max_age", retention.release_max_age),
+            ("retention.prerelease_max_age", retention.prerelease_max_age),
+            ("retention.draft_max_age", retention.draft_max_age),
             ("server.header_timeout", Some(server.header_timeout)),
             ("server.stall_timeout", Some(server.stall_timeout)),
         ] {
@@ -873,6 +904,7 @@ mod tests {
             ("cache", known_keys::<Cache>()),
             ("log", known_keys::<Log>()),
             ("metrics", known_keys::<Metrics>()),
+            ("releases", known_keys::<Releases>()),
             ("retention", known_keys::<Retention>()),
             ("server", known_keys::<Server>()),
             ("tls", known_keys::<Tls>()),

@@ -24,6 +24,9 @@ pub enum Error {
     /// The package changed while the operation ran; nothing was done.
     #[error("package `{0}` changed while this request ran; look at it and try again")]
     Changed(String),
+    /// A field of a release or an asset is wrong, or taken.
+    #[error("{0}")]
+    Breach(Breach),
     /// The body is larger than the limit, in bytes.
     #[error("the file is larger than the limit of {0} bytes (`max_upload_bytes`)")]
     TooLarge(u64),
@@ -58,4 +61,19 @@ impl Error {
     pub(crate) fn with_causes(self) -> String {
         format!("{:#}", anyhow::Error::new(self))
     }
+}
+
+/// What is wrong with which field of what, in GitHub's words for it
+/// ([errors of its API](https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api#validation-failed)).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Breach {
+    /// `Release` or `ReleaseAsset`.
+    pub resource: &'static str,
+    /// The field's name.
+    pub field: &'static str,
+    /// `already_exists`, `missing_field`, `invalid` or `custom`.
+    pub code: &'static str,
+    /// What is wrong, and what to do about it.
+    pub message: String,
 }

@@ -8,14 +8,14 @@
 //! | the layout of the store | top of [`storage`] |
 //! | what a package may be called | [`name`] |
 //! | upload, listing, download, removal | [`packages`] |
-//! | what counts as latest | [`packages`] |
+//! | releases of repositories, and what counts as their latest | [`releases`] |
 //! | what the sweep removes, and why | [`retention`] |
 //! | who may do what | top of [`auth`] |
 //! | what the log says of a change | [`audit`] |
 //! | what is counted, and its name | [`metrics`] |
 //! | the status of an error | `src/http/error.rs` |
 //!
-//! main → http → packages → storage; retention → packages; nothing points back.
+//! main → http → packages, releases → storage; retention → packages; nothing points back.
 
 pub mod audit;
 pub mod auth;
@@ -30,6 +30,7 @@ pub mod marker;
 pub mod metrics;
 pub mod name;
 pub mod packages;
+pub mod releases;
 mod rendered;
 pub mod retention;
 pub mod server;

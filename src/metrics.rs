@@ -187,7 +187,7 @@ impl From<&Denied> for AuthFailure {
         match denied {
             Denied::Missing => Self::Missing,
             Denied::Invalid(_) => Self::Invalid,
-            Denied::Forbidden(_) => Self::Forbidden,
+            Denied::Forbidden(_) | Denied::Hidden => Self::Forbidden,
             Denied::Unavailable => Self::Unavailable,
         }
     }
@@ -200,6 +200,7 @@ impl From<&Error> for Upload {
             Error::Unavailable(_) | Error::Internal(_) => Self::Failed,
             Error::Invalid(_)
             | Error::Unprocessable(_)
+            | Error::Breach(_)
             | Error::NotFound(_)
             | Error::TooLarge(_)
             | Error::DigestMismatch { .. }
@@ -213,11 +214,10 @@ impl<T> From<&object_store::Result<T>> for OperationOutcome {
     fn from(result: &object_store::Result<T>) -> Self {
         use object_store::Error;
         match result {
-            Ok(_) => Self::Ok,
+            // What is known already was asked for by its ETag.
+            Ok(_) | Err(Error::NotModified { .. }) => Self::Ok,
             Err(Error::NotFound { .. }) => Self::Missing,
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
-                Self::Conflict
-            }
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Self::Conflict,
             Err(_) => Self::Failed,
         }
     }

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Release,
     List,
     Page,
+    /// The latest release of a repository.
+    Latest,
 }
 
 /// A finished body, and a weak ETag made of its bytes.
@@ -31,6 +33,16 @@ pub(crate) enum Kind {
 pub(crate) struct Answer {
     pub(crate) body: Bytes,
     pub(crate) etag: http::HeaderValue,
+}
+
+impl Answer {
+    /// Finishes a body.
+    pub(crate) fn new(body: Bytes) -> Self {
+        let mut etag = Digest::of(&body).to_string();
+        etag.truncate(32);
+        let etag = http::HeaderValue::try_from(format!("W/\"{etag}\"")).unwrap_or(NO_ETAG);
+        Self { body, etag }
+    }
 }
 
 /// The answers made so far.
@@ -48,11 +60,7 @@ impl Rendered {
         if let Some(answer) = self.lock().get(&kind).and_then(|answers| answers.get(base_url)) {
             return Ok(answer.clone());
         }
-        let body = render()?;
-        let mut etag = Digest::of(&body).to_string();
-        etag.truncate(32);
-        let etag = http::HeaderValue::try_from(format!("W/\"{etag}\"")).unwrap_or(NO_ETAG);
-        let answer = Answer { body, etag };
+        let answer = Answer::new(render()?);
         let mut answers = self.lock();
         let answers = answers.entry(kind).or_default();
         if answers.len() >= MOST {

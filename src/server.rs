@@ -25,6 +25,7 @@ use crate::{
     },
     metrics::Metrics,
     packages::Packages,
+    releases::{self, Releases},
     retention,
     storage::{Storage, probe::Probe},
     sweep::{self, Swept},
@@ -61,7 +62,9 @@ pub async fn run(mut config: Config) -> Result<()> {
     };
 
     let draining = Draining::default();
-    let app = http::app(packages.clone(), Arc::clone(&auth), &config, local, draining.clone());
+    let releases = Releases::new(packages.storage().clone(), &config);
+    let app =
+        http::app(packages.clone(), releases.clone(), Arc::clone(&auth), &config, local, draining.clone());
     let greeting = Greeting {
         local,
         metrics: metrics_at,
@@ -75,7 +78,7 @@ pub async fn run(mut config: Config) -> Result<()> {
         tokio::spawn(hasher::run(packages.clone()));
     }
     if let Some(interval) = config.retention.interval.filter(|_| !config.read_only) {
-        tokio::spawn(sweep::run(packages.clone(), interval));
+        tokio::spawn(sweep::run(packages.clone(), releases, interval));
     }
     let stop = async {
         if let Err(error) = shutdown_signal().await {
@@ -129,27 +132,31 @@ async fn serve_metrics(address: SocketAddr, packages: &Packages) -> Result<Socke
 pub async fn sweep_preview(config: &Config) -> Result<String> {
     let (packages, _) = open(config).await?;
     let listing = packages.list().await?;
-    Ok(retention::table(&retention::decide(&listing.candidates(), packages.policy(), Utc::now())))
+    let table = retention::table(&retention::decide(&listing.candidates(), packages.policy(), Utc::now()));
+    let releases = Releases::new(packages.storage().clone(), config);
+    Ok(table + &releases::sweep::preview(&releases).await?)
 }
 
 /// Removes what retention no longer keeps, once.
 pub async fn sweep_once(config: &Config) -> Result<()> {
     let (packages, _) = open(config).await?;
-    let swept = sweep::pass(&packages).await?;
+    let releases = Releases::new(packages.storage().clone(), config);
+    let (swept, of_releases) = sweep::both(&packages, &releases).await?;
     let outcome = match swept {
-        Swept { first: true, removed: 1.., .. } => {
+        Swept { first: true, removed, .. } if removed + of_releases.removed > 0 => {
             "the first look at a store removes nothing; sweep again to remove what the lines above name"
         }
         _ => "swept",
     };
     tracing::info!(
         event = "sweep",
-        kept = swept.kept,
-        removed = swept.removed,
-        failed = swept.failed,
+        kept = swept.kept + of_releases.kept,
+        removed = swept.removed + of_releases.removed,
+        failed = swept.failed + of_releases.failed,
         "{outcome}"
     );
-    anyhow::ensure!(swept.failed == 0, "{} packages could not be removed; the log says why", swept.failed);
+    let failed = swept.failed + of_releases.failed;
+    anyhow::ensure!(failed == 0, "{failed} packages or releases could not be removed; the log says why");
     Ok(())
 }
 

@@ -3,7 +3,9 @@
 //! ```text
 //! <root>/                                        STORAGE_PATH, or the prefix in s3://bucket/prefix
 //!   NAME                                         a package, exactly as uploaded or copied in by hand
-//!   repos/                                       kept for the repositories' releases
+//!   repos/OWNER/REPO/releases/RID.json           a release's record, see `releases`; changed by compare-and-swap
+//!   repos/OWNER/REPO/tags/TAG                    a lock on the tag, never removed; changed by compare-and-swap
+//!   repos/OWNER/REPO/files/RID/TOKEN/NAME        the bytes of an asset, written once and never replaced
 //!   .release-server/layout-1                     the layout's version; a higher one is refused
 //!   .release-server/packages/MARKER              empty, see `marker`
 //!   .release-server/swept                        empty; a sweep has looked at this store before
@@ -13,6 +15,7 @@
 //!   .release-server/lock                         in a directory: held while something is replaced or removed
 //! ```
 //!
+//! - OWNER and REPO are in lower case, TAG is percent-encoded whole.
 //! - Readable keys: a plain listing of the store shows the packages, and a file put there by hand is served.
 //! - Names that begin with a dot, and `repos`, are ours. No key of ours is ever the parent of another.
 //! - An object appears whole, and only once its upload was [committed](Upload::commit); what is acknowledged is
@@ -26,6 +29,7 @@ mod measured;
 mod memory;
 pub mod probe;
 mod removal;
+pub mod repos;
 mod tolerant;
 
 use std::{fmt, path::Path as FilePath, sync::Arc, time::Duration};
@@ -57,6 +61,9 @@ use removal::Removals;
 
 /// The folder of the server's own objects.
 const CONTROL: &str = ".release-server";
+
+/// The folder of the repositories.
+const REPOS: &str = "repos";
 
 /// The version of the layout above.
 const LAYOUT: u32 = 1;
@@ -251,6 +258,11 @@ impl Storage {
 
     /// Begins an upload of `length` bytes, if that is known; nothing is visible before it is committed.
     pub fn upload(&self, name: &PackageName, overwrite: bool, length: Option<u64>) -> Upload {
+        let mode = if overwrite { PutMode::Overwrite } else { PutMode::Create };
+        self.upload_at(package(name), mode, length)
+    }
+
+    fn upload_at(&self, location: Path, mode: PutMode, length: Option<u64>) -> Upload {
         let (part_bytes, in_flight) = match &self.engine {
             Engine::Directory(_) => (BLOCK_BYTES, 1),
             Engine::Bucket(_) | Engine::Memory(_) => (PART_BYTES, PARTS_IN_FLIGHT),
@@ -258,8 +270,8 @@ impl Storage {
         let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
         Upload {
             objects: Arc::clone(&self.objects),
-            name: name.clone(),
-            mode: if overwrite { PutMode::Overwrite } else { PutMode::Create },
+            location,
+            mode,
             multipart: None,
             part: Part::default(),
             part_bytes,
@@ -383,20 +395,20 @@ impl fmt::Debug for Storage {
 /// What an upload has written.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// Under which name.
-    pub name: PackageName,
+    /// Under which key: a package's is its name.
+    pub name: String,
     /// Strong, with its quotes.
     pub etag: String,
     /// In a bucket: marks this write.
     token: Option<Token>,
 }
 
-/// Bytes on their way to a package: counted and hashed as they pass, invisible until committed.
+/// Bytes on their way to a package or an asset: counted and hashed as they pass, invisible until committed.
 ///
 /// Dropped before that, it leaves nothing.
 pub struct Upload {
     objects: Arc<dyn ObjectStore>,
-    name: PackageName,
+    location: Path,
     mode: PutMode,
     /// Begun once the bytes are more than one part.
     multipart: Option<Box<dyn MultipartUpload>>,
@@ -449,22 +461,22 @@ impl Upload {
         Ok(hasher.await.map_err(|error| Error::Internal(error.into()))?.finish())
     }
 
-    /// Makes the bytes the package, whole and durable.
+    /// Makes the bytes the object, whole and durable.
     ///
     /// `Error::AlreadyExists` if another has the name and replacing was not asked for.
     pub async fn commit(mut self) -> Result<Written> {
-        let location = package(&self.name);
+        let name = self.location.to_string();
         let put = if let Some(multipart) = &mut self.multipart {
             multipart.complete().await
         } else {
             let options = PutOptions::from(self.mode.clone());
-            self.objects.put_opts(&location, self.part.payload(), options).await
+            self.objects.put_opts(&self.location, self.part.payload(), options).await
         };
-        let put = put.map_err(at(self.name.as_str()))?;
+        let put = put.map_err(at(&name))?;
         let etag = put
             .e_tag
-            .ok_or_else(|| Error::Internal(anyhow::anyhow!("the store gave no ETag for `{}`", self.name)))?;
-        Ok(Written { name: self.name, etag, token: put.extensions.get().cloned() })
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("the store gave no ETag for `{name}`")))?;
+        Ok(Written { name, etag, token: put.extensions.get().cloned() })
     }
 
     /// Hands the part at hand to the store, and to the hasher.
@@ -479,17 +491,17 @@ impl Upload {
             begun => {
                 let mut options = PutMultipartOptions::default();
                 options.extensions.insert(self.mode.clone());
-                let multipart = self.objects.put_multipart_opts(&package(&self.name), options).await;
-                begun.insert(multipart.map_err(at(self.name.as_str()))?)
+                let multipart = self.objects.put_multipart_opts(&self.location, options).await;
+                begun.insert(multipart.map_err(at(self.location.as_ref()))?)
             }
         };
         let part = std::mem::take(&mut self.part);
         let payload = part.payload();
         let written = multipart.put_part(payload.clone());
-        let name = self.name.clone();
+        let name = self.location.to_string();
         self.hash(payload).await?;
         self.writing.push(tokio::spawn(async move {
-            let written = written.await.map_err(at(name.as_str()));
+            let written = written.await.map_err(at(&name));
             // Not before: these bytes are in memory until now.
             drop(part);
             written
@@ -604,7 +616,7 @@ fn check_layout(root: &FilePath) -> anyhow::Result<()> {
             root.display()
         );
     }
-    let repos = root.join("repos");
+    let repos = root.join(REPOS);
     if repos.exists() && !repos.is_dir() {
         anyhow::bail!(
             "`{}` is a file, but this name is the repositories' folder: rename it",

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     metrics::Pass,
     packages::Packages,
+    releases::{self, Releases},
     retention::{Verdict, decide},
 };
 
@@ -35,19 +36,36 @@ pub struct Swept {
     pub first: bool,
 }
 
-/// Sweeps every `interval` (give or take a tenth, so that replicas do not march in step) and after uploads, for ever.
-pub async fn run(packages: Packages, interval: Duration) {
+/// Sweeps every `interval` (give or take a tenth, so that replicas do not march in step), the packages after uploads
+/// as well, for ever.
+pub async fn run(packages: Packages, releases: Releases, interval: Duration) {
     loop {
-        if let Err(error) = pass(&packages).await {
-            let error = error.with_causes();
-            tracing::warn!(event = "sweep", error, "the sweep could not look at the store; it tries again");
-        }
-        let jitter = interval.mul_f64(rand::random_range(0.9..1.1));
-        tokio::select! {
-            () = tokio::time::sleep(jitter) => {}
-            () = packages.changed() => tokio::time::sleep(NUDGE_DELAY).await,
+        report(both(&packages, &releases).await);
+        let jitter = tokio::time::sleep(interval.mul_f64(rand::random_range(0.9..1.1)));
+        tokio::pin!(jitter);
+        loop {
+            tokio::select! {
+                () = &mut jitter => break,
+                () = packages.changed() => {
+                    tokio::time::sleep(NUDGE_DELAY).await;
+                    report(pass(&packages).await);
+                }
+            }
         }
     }
+}
+
+fn report<T>(swept: Result<T>) {
+    if let Err(error) = swept {
+        let error = error.with_causes();
+        tracing::warn!(event = "sweep", error, "the sweep could not look at the store; it tries again");
+    }
+}
+
+/// A pass over the packages, and one over the releases.
+pub async fn both(packages: &Packages, releases: &Releases) -> Result<(Swept, releases::sweep::Swept)> {
+    let swept = pass(packages).await?;
+    Ok((swept, releases::sweep::pass(releases, swept.first).await?))
 }
 
 /// Judges every package and removes what goes.

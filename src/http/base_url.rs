@@ -43,6 +43,13 @@ impl BaseUrl {
         &self.0
     }
 
+    /// The same with `service.` before the host.
+    #[must_use]
+    pub fn service(&self, service: &str) -> Self {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("http", &self.0));
+        Self(format!("{scheme}://{service}.{rest}").into())
+    }
+
     /// The link to `path`, which is already percent-encoded.
     pub fn join(&self, path: &str) -> String {
         format!("{self}/{}", path.trim_start_matches('/'))
@@ -118,15 +125,29 @@ impl Front {
         if let Some(public) = &self.public {
             return public.clone();
         }
+        self.requested(uri, headers, peer).unwrap_or_else(|| self.local.clone())
+    }
+
+    /// The server's own address, if the request went to the host `api.` or `uploads.` of it, as GitHub's do.
+    pub fn behind_service(&self, uri: &Uri, headers: &HeaderMap, peer: IpAddr) -> Option<BaseUrl> {
+        let requested = self.requested(uri, headers, peer)?;
+        let (scheme, rest) = requested.as_str().split_once("://")?;
+        let rest = rest.strip_prefix("api.").or_else(|| rest.strip_prefix("uploads."))?;
+        let host = |url: &str| url.split_once("://").map(|(_, rest)| rest.to_owned());
+        match &self.public {
+            Some(public) => (host(public.as_str()).as_deref() == Some(rest)).then(|| public.clone()),
+            None => Some(BaseUrl(format!("{scheme}://{rest}").into())),
+        }
+    }
+
+    /// The address that the client asked for; `None` if there is none to believe.
+    fn requested(&self, uri: &Uri, headers: &HeaderMap, peer: IpAddr) -> Option<BaseUrl> {
         let hearsay = self.hearsay(headers, peer);
         let authority = hearsay
             .host
             .and_then(Authority::parse)
             .or_else(|| Authority::parse(uri.authority()?.as_str()))
-            .or_else(|| Authority::parse(only(headers, header::HOST.as_str())?));
-        let Some(authority) = authority else {
-            return self.local.clone();
-        };
+            .or_else(|| Authority::parse(only(headers, header::HOST.as_str())?))?;
 
         let scheme = hearsay
             .scheme
@@ -140,7 +161,7 @@ impl Front {
             authority.port.or_else(|| hearsay.port.and_then(port)).filter(|port| *port != default_port);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let prefix = hearsay.prefix.and_then(prefix).unwrap_or_default();
-        BaseUrl(format!("{scheme}://{}{port}{prefix}", authority.host).into())
+        Some(BaseUrl(format!("{scheme}://{}{port}{prefix}", authority.host).into()))
     }
 
     /// The address of the client: the peer, or whom the trusted proxies in front of us took the request from.

@@ -1,4 +1,4 @@
-//! The bytes of a package: conditions (RFC 9110, section 13), one range (section 14), and headers that keep them
+//! The bytes of a package or an asset: conditions (RFC 9110, section 13), one range (section 14), and headers that keep them
 //! harmless in a browser.
 
 use std::{ops::Range, time::SystemTime};
@@ -8,6 +8,9 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::BoxStream;
 use headers::{
     ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified,
 };
@@ -24,9 +27,9 @@ use super::{
 };
 use crate::{
     config::Downloads,
+    digest::Digest,
     error::{Error, Result},
     name::PackageName,
-    packages::Opened,
 };
 
 /// A package replaced while a request ran is opened again this often.
@@ -56,6 +59,17 @@ pub(super) struct DownloadQuery {
     redirect: Option<bool>,
 }
 
+impl DownloadQuery {
+    /// Whether the store itself shall send the bytes.
+    pub(super) fn redirects(&self, downloads: Downloads) -> bool {
+        match downloads {
+            Downloads::Stream => false,
+            Downloads::OnRequest => self.redirect == Some(true),
+            Downloads::Redirect => self.redirect != Some(false),
+        }
+    }
+}
+
 /// `GET /assets/{name}`, and `HEAD`.
 pub(super) async fn download(
     _: Reader,
@@ -65,11 +79,7 @@ pub(super) async fn download(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let redirect = match app.downloads {
-        Downloads::Stream => false,
-        Downloads::OnRequest => query.redirect == Some(true),
-        Downloads::Redirect => query.redirect != Some(false),
-    };
+    let redirect = query.redirects(app.downloads);
     let mut attempt = 1;
     loop {
         match send(&app, &name, &method, &headers, redirect).await {
@@ -88,35 +98,62 @@ async fn send(
     redirect: bool,
 ) -> Result<Response> {
     let package = app.packages.open(name).await?;
+    let content_type = mime_guess::from_path(name.as_str()).first_or_octet_stream();
+    let file = File {
+        name: name.as_str(),
+        content_type: content_type.as_ref(),
+        size: package.size,
+        etag: &package.etag,
+        modified: package.modified,
+        sha256: package.sha256,
+    };
     // A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
     if redirect
         && method == Method::GET
-        && matches!(judge(&package, method, headers), Judgement::Whole | Judgement::Part(_))
-        && let Some(link) = link(app, name).await?
+        && matches!(judge(&file, method, headers), Judgement::Whole | Judgement::Part(_))
+        && let Some(link) =
+            app.packages.storage().link(name, &attachment(file.name), file.content_type).await?
     {
-        return Ok(link);
+        return sent_by_store(link);
     }
-    let answer = answer(&package, method, headers).await?;
+    let answer = answer(&file, method, headers, |range| package.read(range)).await?;
     if method == Method::GET && answer.status().is_success() {
         tracing::info!(event = "download", "package.name" = %name, "sending `{name}`");
     }
     Ok(answer)
 }
 
-/// A redirect to the store itself, if it has links.
-async fn link(app: &App, name: &PackageName) -> Result<Option<Response>> {
-    let content_type = mime_guess::from_path(name.as_str()).first_or_octet_stream();
-    let link = app.packages.storage().link(name, &attachment(name.as_str()), content_type.as_ref()).await?;
-    let Some(link) = link else { return Ok(None) };
+/// A redirect to the store itself.
+pub(super) fn sent_by_store(link: url::Url) -> Result<Response> {
     let mut response = StatusCode::FOUND.into_response();
     insert(&mut response, header::LOCATION, link.into())?;
     // The link expires, and whoever has it may fetch the package.
     insert(&mut response, header::CACHE_CONTROL, "no-store".into())?;
     insert(&mut response, header::REFERRER_POLICY, "no-referrer".into())?;
-    Ok(Some(response))
+    Ok(response)
 }
 
-async fn answer(package: &Opened, method: &Method, headers: &HeaderMap) -> Result<Response> {
+/// What is to be known of a file before its bytes are read.
+pub(super) struct File<'a> {
+    /// The name it is saved under.
+    pub(super) name: &'a str,
+    pub(super) content_type: &'a str,
+    pub(super) size: u64,
+    /// Strong, with its quotes.
+    pub(super) etag: &'a str,
+    pub(super) modified: DateTime<Utc>,
+    pub(super) sha256: Option<Digest>,
+}
+
+type Blocks = BoxStream<'static, Result<Bytes>>;
+
+/// The answer to a request for a file, whose bytes `read` begins to send.
+pub(super) async fn answer<R: Future<Output = Result<Blocks>>>(
+    package: &File<'_>,
+    method: &Method,
+    headers: &HeaderMap,
+    read: impl FnOnce(Range<u64>) -> R,
+) -> Result<Response> {
     let mut response = match judge(package, method, headers) {
         Judgement::NotModified => StatusCode::NOT_MODIFIED.into_response(),
         Judgement::Failed => Problem::of(StatusCode::PRECONDITION_FAILED).into_response(),
@@ -125,10 +162,10 @@ async fn answer(package: &Opened, method: &Method, headers: &HeaderMap) -> Resul
             insert(&mut response, header::CONTENT_RANGE, format!("bytes */{}", package.size))?;
             return Ok(response);
         }
-        Judgement::Whole => with_bytes(package, method, StatusCode::OK, 0..package.size).await?,
+        Judgement::Whole => with_bytes(package, method, StatusCode::OK, 0..package.size, read).await?,
         Judgement::Part(range) => {
             let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, package.size);
-            let mut response = with_bytes(package, method, StatusCode::PARTIAL_CONTENT, range).await?;
+            let mut response = with_bytes(package, method, StatusCode::PARTIAL_CONTENT, range, read).await?;
             insert(&mut response, header::CONTENT_RANGE, content_range)?;
             response
         }
@@ -139,7 +176,7 @@ async fn answer(package: &Opened, method: &Method, headers: &HeaderMap) -> Resul
 
 /// What the conditions and the range of a request come to.
 #[derive(Debug, PartialEq, Eq)]
-enum Judgement {
+pub(super) enum Judgement {
     Whole,
     Part(Range<u64>),
     NotModified,
@@ -148,7 +185,7 @@ enum Judgement {
 }
 
 /// In the order of RFC 9110, section 13.2.2.
-fn judge(package: &Opened, method: &Method, headers: &HeaderMap) -> Judgement {
+pub(super) fn judge(package: &File<'_>, method: &Method, headers: &HeaderMap) -> Judgement {
     let modified = SystemTime::from(package.modified);
     // Ours is always well-formed; should it not be, no condition on it holds.
     let etag = package.etag.parse::<ETag>().ok();
@@ -197,26 +234,25 @@ fn judge(package: &Opened, method: &Method, headers: &HeaderMap) -> Judgement {
     }
 }
 
-async fn with_bytes(
-    package: &Opened,
+async fn with_bytes<R: Future<Output = Result<Blocks>>>(
+    package: &File<'_>,
     method: &Method,
     status: StatusCode,
     range: Range<u64>,
+    read: impl FnOnce(Range<u64>) -> R,
 ) -> Result<Response> {
     let length = range.end - range.start;
-    let body =
-        if method == Method::HEAD { Body::empty() } else { Body::from_stream(package.read(range).await?) };
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(read(range).await?) };
     let mut response = (status, body).into_response();
     insert(&mut response, header::CONTENT_LENGTH, length.to_string())?;
-    let content_type = mime_guess::from_path(package.name().as_str()).first_or_octet_stream();
-    insert(&mut response, header::CONTENT_TYPE, content_type.to_string())?;
-    insert(&mut response, header::CONTENT_DISPOSITION, attachment(package.name().as_str()))?;
+    insert(&mut response, header::CONTENT_TYPE, package.content_type.to_owned())?;
+    insert(&mut response, header::CONTENT_DISPOSITION, attachment(package.name))?;
     Ok(response)
 }
 
 /// The headers that a 200, a 206, a 304 and a 412 share.
-fn describe(package: &Opened, response: &mut Response) -> Result<()> {
-    insert(response, header::ETAG, package.etag.clone())?;
+fn describe(package: &File<'_>, response: &mut Response) -> Result<()> {
+    insert(response, header::ETAG, package.etag.to_owned())?;
     response.headers_mut().typed_insert(LastModified::from(SystemTime::from(package.modified)));
     // Of what is in the answer: the problem that a 412 carries has another.
     if let Some(sha256) = package.sha256
@@ -244,7 +280,7 @@ fn insert(response: &mut Response, name: HeaderName, value: String) -> Result<()
 }
 
 /// `Content-Disposition` (RFC 6266): the name in ASCII for old clients, and as it is (RFC 8187) where that differs.
-fn attachment(name: &str) -> String {
+pub(super) fn attachment(name: &str) -> String {
     let plain = |char: char| {
         if char.is_ascii() && !char.is_ascii_control() { char } else { '_' }
     };

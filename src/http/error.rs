@@ -83,12 +83,15 @@ impl IntoResponse for Problem {
     }
 }
 
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let status = match &self {
+impl Error {
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Unprocessable(_) | Self::DigestMismatch { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Unprocessable(_) | Self::Breach(_) | Self::DigestMismatch { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::NotFound(_) | Self::Denied(Denied::Hidden) => StatusCode::NOT_FOUND,
             Self::AlreadyExists(_) | Self::Changed(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(Denied::Missing | Denied::Invalid(_)) => StatusCode::UNAUTHORIZED,
@@ -97,24 +100,36 @@ impl IntoResponse for Error {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        if let Self::Unavailable(cause) | Self::Internal(cause) = &self {
-            tracing::error!(
-                event = "error",
-                status = status.as_u16(),
-                error = format!("{cause:#}"),
-                "{self}"
-            );
         }
-        let mut response = Problem::new(status, self.to_string()).into_response();
-        if matches!(self, Self::ReadOnly) {
-            response.headers_mut().insert(header::RETRY_AFTER, MAINTENANCE);
+    }
+
+    /// Writes the cause of a failure to the log.
+    pub(super) fn log(&self) {
+        if let Self::Unavailable(cause) | Self::Internal(cause) = self {
+            let status = self.status().as_u16();
+            tracing::error!(event = "error", status, error = format!("{cause:#}"), "{self}");
         }
-        if let Self::Denied(denied) = &self
+    }
+
+    /// The headers that go with its status.
+    pub(super) fn add_headers(&self, response: &mut Response) {
+        if let Self::Denied(denied) = self
             && let Some(challenge) = challenge(denied)
         {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let after = if matches!(self, Self::ReadOnly) { MAINTENANCE } else { RETRY_AFTER };
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.log();
+        let mut response = Problem::new(self.status(), self.to_string()).into_response();
+        self.add_headers(&mut response);
         response
     }
 }
@@ -126,7 +141,7 @@ fn challenge(denied: &Denied) -> Option<HeaderValue> {
         Denied::Missing => r#"Bearer realm="release-server""#,
         Denied::Invalid(_) => r#"Bearer realm="release-server", error="invalid_token""#,
         Denied::Forbidden(_) => r#"Bearer realm="release-server", error="insufficient_scope""#,
-        Denied::Unavailable => return None,
+        Denied::Hidden | Denied::Unavailable => return None,
     };
     Some(HeaderValue::from_static(challenge))
 }

@@ -95,7 +95,7 @@ async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> R
 /// Refuses a write that a page of another site makes a browser send: the browser may add a password it remembers.
 ///
 /// [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/): every current browser says where a request comes from.
-fn same_site(headers: &HeaderMap) -> Result<()> {
+pub(super) fn same_site(headers: &HeaderMap) -> Result<()> {
     match headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
         Some(_) => Err(Denied::Forbidden("a page of another site may not change packages".into()).into()),
@@ -188,7 +188,11 @@ impl OperationInput for NewName {
 }
 
 /// Documents the fields of `T` as parameters.
-fn document<T: JsonSchema>(ctx: &mut GenContext, operation: &mut Operation, location: ParamLocation) {
+pub(super) fn document<T: JsonSchema>(
+    ctx: &mut GenContext,
+    operation: &mut Operation,
+    location: ParamLocation,
+) {
     // Not `ctx.schema`, which describes what is sent and not what is read.
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let schema = settings.into_generator().into_root_schema_for::<T>();

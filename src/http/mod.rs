@@ -4,6 +4,7 @@ pub mod base_url;
 mod download;
 pub mod error;
 mod extract;
+mod github;
 mod health;
 pub mod layers;
 mod linger;
@@ -23,7 +24,6 @@ use aide::axum::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, FromRef},
-    response::Redirect,
     routing::get,
 };
 use http::{HeaderValue, header};
@@ -32,6 +32,7 @@ use crate::{
     auth::Authenticator,
     config::{Config, Downloads},
     packages::Packages,
+    releases::{Releases, name::Repository},
 };
 use base_url::Front;
 use serve::Draining;
@@ -42,6 +43,8 @@ struct App(Arc<Parts>);
 
 struct Parts {
     packages: Packages,
+    releases: Releases,
+    package_repository: Option<Repository>,
     auth: Arc<Authenticator>,
     front: Arc<Front>,
     draining: Draining,
@@ -65,6 +68,7 @@ impl FromRef<App> for Arc<Front> {
 /// The whole server as a function from requests to answers. `local` is the address it listens at.
 pub fn app(
     packages: Packages,
+    releases: Releases,
     auth: Arc<Authenticator>,
     config: &Config,
     local: SocketAddr,
@@ -73,8 +77,15 @@ pub fn app(
     let metrics = packages.metrics();
     let front = Arc::new(Front::of(config, local));
     let front_of_app = Arc::clone(&front);
-    let app =
-        App(Arc::new(Parts { packages, auth, front: front_of_app, draining, downloads: config.downloads }));
+    let app = App(Arc::new(Parts {
+        packages,
+        releases,
+        package_repository: config.package_repository.as_deref().and_then(Repository::parse),
+        auth,
+        front: front_of_app,
+        draining,
+        downloads: config.downloads,
+    }));
     let (routes, api) = openapi::documented(routes);
     // Made once: it changes with the program, not with the request.
     let document: &'static str = String::leak(api);
@@ -83,7 +94,8 @@ pub fn app(
     });
     // The framework's 2 MB for forms is not ours: uploads are counted against `max_upload_bytes` as they come.
     let routes = routes.layer(DefaultBodyLimit::disable());
-    let router = routes.with_state(app).route("/openapi.json", openapi).merge(people());
+    let router =
+        routes.merge(github::aliases()).with_state(app).route("/openapi.json", openapi).merge(people());
     layers::around(router, &config.server, front, metrics)
 }
 
@@ -109,13 +121,12 @@ fn routes() -> ApiRouter<App> {
         .api_route("/healthz", get_with(health::healthz, openapi::healthz))
         .api_route("/readyz", get_with(health::readyz, openapi::readyz))
         .api_route("/health", get_with(health::health, openapi::health))
+        .merge(github::routes())
 }
 
-/// What is for people's eyes: the way to the page, and what the pages consist of.
+/// What is for people's eyes: what the pages consist of.
 fn people() -> Router {
     Router::new()
-        // Relative, so that it also holds behind a path prefix.
-        .route("/", get(|| async { Redirect::to("packages?format=html") }))
         .route("/docs", get(pages::docs))
         .route("/static/page.css", get(pages::page_css))
         .route("/static/page.js", get(pages::page_js))

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{auth::Denied, error::Error};
 
-type Op<'t> = TransformOperation<'t>;
+pub(super) type Op<'t> = TransformOperation<'t>;
 
 /// The routes, and the document about them as pretty-printed JSON.
 pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String) {
@@ -48,6 +48,7 @@ pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String
                  carries an `X-Request-Id`, the one that was sent if it is a sane one, and the log has it too.",
             )
             .tag(tag("packages", "The files, newest first."))
+            .tag(tag("releases", "Releases of repositories, as GitHub has them. What is below `/api/v3` is at the root too."))
             .tag(tag("health", "For load balancers and orchestrators; never refused by a busy server."))
             .security_scheme(
                 BEARER,
@@ -59,6 +60,11 @@ pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String
                 },
             )
     });
+    // The router's way of saying that a parameter may have slashes is not the document's.
+    if let Some(paths) = &mut api.paths {
+        let plain = std::mem::take(&mut paths.paths).into_iter();
+        paths.paths = plain.map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    }
     // A document of plain data always serializes.
     (router, serde_json::to_string_pretty(&api).unwrap_or_default())
 }
@@ -238,7 +244,7 @@ pub(super) fn health(op: Op<'_>) -> Op<'_> {
 
 /// A header, of a request or of an answer.
 #[derive(Clone, Copy)]
-struct Field {
+pub(super) struct Field {
     name: &'static str,
     text: &'static str,
     example: &'static str,
@@ -246,7 +252,7 @@ struct Field {
     pattern: Option<&'static str>,
 }
 
-const fn field(name: &'static str, text: &'static str, example: &'static str) -> Field {
+pub(super) const fn field(name: &'static str, text: &'static str, example: &'static str) -> Field {
     Field { name, text, example, pattern: None }
 }
 
@@ -268,54 +274,60 @@ const AN_ETAG: &str = "\"a3c73b-6-18ea779ff2ed667e-18ea779ff3570f57\"";
 const A_DATE: &str = "Sat, 12 Sep 2026 14:03:11 GMT";
 const A_DIGEST: &str = "sha-256=:Om6weQ85rIfJTzhWst0sXREOaBFgImGpqSPTuyOtyLc=:";
 
-const RANGE: Field = field("Range", "One range of bytes; for several, the whole is sent.", "bytes=0-1023");
-const IF_RANGE: Field = field("If-Range", "`Range` counts only if the package is still this one.", AN_ETAG);
-const IF_MATCH: Field = field("If-Match", "412 if the package is none of these.", AN_ETAG);
-const IF_NONE_MATCH: Field = field("If-None-Match", "304 if what there is has one of these ETags.", AN_ETAG);
-const IF_MODIFIED_SINCE: Field = field("If-Modified-Since", "304 if the package is not newer.", A_DATE);
-const IF_UNMODIFIED_SINCE: Field = field("If-Unmodified-Since", "412 if the package is newer.", A_DATE);
-const X_CHECKSUM_SHA256: Field = field(
+pub(super) const RANGE: Field =
+    field("Range", "One range of bytes; for several, the whole is sent.", "bytes=0-1023");
+pub(super) const IF_RANGE: Field =
+    field("If-Range", "`Range` counts only if the package is still this one.", AN_ETAG);
+pub(super) const IF_MATCH: Field = field("If-Match", "412 if the package is none of these.", AN_ETAG);
+pub(super) const IF_NONE_MATCH: Field =
+    field("If-None-Match", "304 if what there is has one of these ETags.", AN_ETAG);
+pub(super) const IF_MODIFIED_SINCE: Field =
+    field("If-Modified-Since", "304 if the package is not newer.", A_DATE);
+pub(super) const IF_UNMODIFIED_SINCE: Field =
+    field("If-Unmodified-Since", "412 if the package is newer.", A_DATE);
+pub(super) const X_CHECKSUM_SHA256: Field = field(
     "X-Checksum-Sha256",
     "The SHA-256 that the bytes must have. Several ways of declaring it may be used if they agree.",
     "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7",
 )
 .like("^[0-9A-Fa-f]{64}$");
-const REPR_DIGEST: Field =
+pub(super) const REPR_DIGEST: Field =
     field("Repr-Digest", "The same after RFC 9530; algorithms other than `sha-256` are ignored.", A_DIGEST)
         .like("^(sha-256=:[0-9A-Za-z+/]{42}[AEIMQUYcgkosw048]=:)?$");
 
-const ETAG: Field = field("ETag", "Changes with the bytes; strong.", AN_ETAG).like("^\".*\"$");
-const WEAK_ETAG: Field = field(
+pub(super) const ETAG: Field = field("ETag", "Changes with the bytes; strong.", AN_ETAG).like("^\".*\"$");
+pub(super) const WEAK_ETAG: Field = field(
     "ETag",
     "Changes when anything in the answer does; weak.",
     "W/\"57752644ee491a2bc8fa7c192105d61b\"",
 )
 .like("^W/\".*\"$");
 const LAST_MODIFIED: Field = field("Last-Modified", "When the bytes were stored.", A_DATE);
-const CACHE_CONTROL: Field = field("Cache-Control", "To be asked for again each time.", "no-cache");
-const VARY: Field = field("Vary", "JSON and page share a URL.", "accept");
-const CONTENT_LENGTH: Field = field("Content-Length", "In bytes.", "86532").like("^[0-9]+$");
-const CONTENT_DISPOSITION: Field =
+pub(super) const CACHE_CONTROL: Field =
+    field("Cache-Control", "To be asked for again each time.", "no-cache");
+pub(super) const VARY: Field = field("Vary", "JSON and page share a URL.", "accept");
+pub(super) const CONTENT_LENGTH: Field = field("Content-Length", "In bytes.", "86532").like("^[0-9]+$");
+pub(super) const CONTENT_DISPOSITION: Field =
     field("Content-Disposition", "The file's name (RFC 6266).", "attachment; filename=\"app-1.0.0.tar.gz\"")
         .like("^attachment; filename=\".*\"");
-const CONTENT_RANGE: Field = field(
+pub(super) const CONTENT_RANGE: Field = field(
     "Content-Range",
     "The range sent and the whole length; of a 416, the length alone.",
     "bytes 0-1023/86532",
 )
 .like("^bytes ([0-9]+-[0-9]+|\\*)/[0-9]+$");
-const LOCATION: Field = field(
+pub(super) const LOCATION: Field = field(
     "Location",
     "Signed, for a short time.",
     "https://s3.example.com/releases/app-1.0.0.tar.gz?X-Amz-…",
 );
-const WWW_AUTHENTICATE: Field =
+pub(super) const WWW_AUTHENTICATE: Field =
     field("WWW-Authenticate", "How to authenticate (RFC 6750).", "Bearer realm=\"release-server\"")
         .like("^Bearer ");
-const RETRY_AFTER: Field = field("Retry-After", "In seconds.", "1").like("^[0-9]+$");
+pub(super) const RETRY_AFTER: Field = field("Retry-After", "In seconds.", "1").like("^[0-9]+$");
 
 /// What every answer about a package's bytes carries; `Repr-Digest` only once it is known.
-const PACKAGE: [Field; 5] = [
+pub(super) const PACKAGE: [Field; 5] = [
     ETAG,
     LAST_MODIFIED,
     field("Repr-Digest", "The SHA-256 of the whole package (RFC 9530), once it is known.", A_DIGEST),
@@ -330,7 +342,7 @@ const READ: [(u16, &str); 2] = [
 ];
 
 /// Documents headers that an operation reads.
-fn asks<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
+pub(super) fn asks<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
     let parameters = fields.iter().map(|field| Parameter::Header {
         parameter_data: ParameterData {
             name: field.name.into(),
@@ -350,7 +362,7 @@ fn asks<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
 }
 
 /// Documents headers of an answer.
-fn headers(fields: &[Field]) -> IndexMap<String, ReferenceOr<Header>> {
+pub(super) fn headers(fields: &[Field]) -> IndexMap<String, ReferenceOr<Header>> {
     let header = |field: &Field| Header {
         description: Some(field.text.into()),
         style: HeaderStyle::Simple,
@@ -405,7 +417,7 @@ fn example(status: u16) -> Option<Value> {
     serde_json::to_value(problem).ok()
 }
 
-fn not_modified<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
+pub(super) fn not_modified<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
     let answer = Response {
         description: "What the client has is current.".into(),
         headers: headers(fields),
@@ -415,14 +427,14 @@ fn not_modified<'t>(mut op: Op<'t>, fields: &[Field]) -> Op<'t> {
     op
 }
 
-fn answers(operation: &mut Operation, status: u16, answer: Response) {
+pub(super) fn answers(operation: &mut Operation, status: u16, answer: Response) {
     let responses = operation.responses.get_or_insert_default();
     // Inferred from the handlers' error type; what follows is precise.
     responses.default = None;
     responses.responses.insert(openapi::StatusCode::Code(status), ReferenceOr::Item(answer));
 }
 
-fn body(operation: &mut Operation, content_type: &str, content: MediaType) {
+pub(super) fn body(operation: &mut Operation, content_type: &str, content: MediaType) {
     operation.request_body = Some(ReferenceOr::Item(RequestBody {
         content: [(content_type.to_owned(), content)].into(),
         required: true,
@@ -430,7 +442,7 @@ fn body(operation: &mut Operation, content_type: &str, content: MediaType) {
     }));
 }
 
-fn media(schema: Schema) -> MediaType {
+pub(super) fn media(schema: Schema) -> MediaType {
     MediaType { schema: Some(object(schema)), ..MediaType::default() }
 }
 
@@ -438,6 +450,6 @@ fn object(json_schema: Schema) -> SchemaObject {
     SchemaObject { json_schema, external_docs: None, example: None }
 }
 
-fn tag(name: &str, text: &str) -> Tag {
+pub(super) fn tag(name: &str, text: &str) -> Tag {
     Tag { name: name.into(), description: Some(text.into()), ..Tag::default() }
 }

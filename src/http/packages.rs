@@ -43,7 +43,7 @@ const FORM_BYTES: u64 = 1024 * 1024;
 const MOST_FIELDS: usize = 16;
 
 /// RFC 3986 `unreserved`: everything else in a name is percent-encoded in a link.
-const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A package.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -199,10 +199,15 @@ pub(super) async fn latest(
     base: BaseUrl,
     headers: HeaderMap,
 ) -> Result<Response> {
+    newest(&app, &base, &headers).await
+}
+
+/// The packages as a release, for who may read them.
+pub(super) async fn newest(app: &App, base: &BaseUrl, headers: &HeaderMap) -> Result<Response> {
     let listing = app.packages.list().await?;
     let answer =
-        listing.rendered.get(Kind::Release, base.as_str(), || json(&ReleaseJson::new(&listing, &base)))?;
-    Ok(respond(answer, JSON, &headers))
+        listing.rendered.get(Kind::Release, base.as_str(), || json(&ReleaseJson::new(&listing, base)))?;
+    Ok(respond(answer, JSON, headers))
 }
 
 /// How a listing is asked for.
@@ -427,7 +432,7 @@ fn piece_by_piece(body: Body, held: Arc<AtomicU64>) -> Body {
 }
 
 /// Refuses a body that is part of a file (RFC 9110, section 14.5) or one that would have to be decoded.
-fn whole_and_plain(headers: &HeaderMap) -> Result<()> {
+pub(super) fn whole_and_plain(headers: &HeaderMap) -> Result<()> {
     if headers.contains_key(header::CONTENT_RANGE) {
         return Err(Error::Invalid(
             "a part of a file cannot be uploaded; send it whole, without `Content-Range`".into(),
@@ -448,21 +453,21 @@ fn link(package: &Package, base: &BaseUrl) -> String {
     base.join(&format!("/assets/{}", utf8_percent_encode(package.name.as_str(), &UNRESERVED)))
 }
 
-fn time(time: DateTime<Utc>) -> String {
+pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Two spaces, one key a line: install scripts `grep` for `"tag_name":`. A newline at the end, for terminals.
-fn json(value: &impl Serialize) -> Result<Bytes> {
+pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::Internal(error.into()))?;
     text.push(b'\n');
     Ok(text.into())
 }
 
 /// A finished answer, or 304 for who has it already.
-fn respond(answer: Answer, content_type: HeaderValue, headers: &HeaderMap) -> Response {
+pub(super) fn respond(answer: Answer, content_type: HeaderValue, headers: &HeaderMap) -> Response {
     let Answer { body, etag } = answer;
     let unchanged = headers.typed_get::<IfNoneMatch>().is_some_and(|condition| {
         let ours = etag.to_str().ok().and_then(|etag| etag.parse::<ETag>().ok());

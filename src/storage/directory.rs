@@ -124,6 +124,22 @@ impl Directory {
         .await
     }
 
+    /// Removes the folders above a removed object that have become empty, up to `within`. What fails is left: a
+    /// folder in use is not empty, and an upload makes the one it needs again.
+    pub(super) async fn prune(&self, location: &Path, within: &Path) {
+        let last = self.0.file(within);
+        let pruned = self.run(location, move |_, file| {
+            let parents =
+                file.ancestors().skip(1).take_while(|folder| folder.starts_with(&last) && *folder != last);
+            for folder in parents {
+                fs::remove_dir(folder)?;
+            }
+            Ok(())
+        });
+        // The first that is not empty ends it.
+        let _ = pruned.await;
+    }
+
     /// The names in a folder of ours, without a look at each file, and after that the root's entries.
     ///
     /// At one go: waking a thread costs as much as listing a few packages.

@@ -217,7 +217,7 @@ impl Storage {
         if let Engine::Bucket(removals) = &self.engine {
             removals.bucket().check().await.map_err(|error| explain(bucket, &error))?;
         }
-        for ours in ["repos", super::CONTROL] {
+        for ours in [super::REPOS, super::CONTROL] {
             match self.objects.head(&super::key_of(ours)).await {
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(explain(bucket, &error)),

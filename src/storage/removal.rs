@@ -38,7 +38,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Token, Written, at,
     bucket::{Bucket, never_left},
-    key, package,
+    key, key_of, package,
 };
 use crate::{
     coalesce::Coalesced,
@@ -152,7 +152,7 @@ impl Removals {
 
     /// Steps 3 and 4 of an upload.
     pub(super) async fn confirm(&self, written: &Written) -> Result<()> {
-        let name = &written.name;
+        let name = written.name.as_str();
         let began = Instant::now();
         let mut waiting_for = self.live_intents(name).await?;
         while !waiting_for.is_empty() {
@@ -166,13 +166,13 @@ impl Removals {
             // Later ones do not matter: they look after our marker was written.
             waiting_for.retain(|seen| now.contains(seen));
         }
-        let full = self.full(&package(name));
+        let full = self.full(&key_of(name));
         match self.metrics.operation(Operation::Head, self.bucket.token(&full)).await {
             Ok((_, token)) if token.is_some() && token == written.token => Ok(()),
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Err(Error::Unavailable(anyhow::anyhow!(
                 "`{name}` was removed or replaced before its upload could be acknowledged"
             ))),
-            Err(error) => Err(at(name.as_str())(error)),
+            Err(error) => Err(at(name)(error)),
         }
     }
 
@@ -186,8 +186,8 @@ impl Removals {
         Ok(())
     }
 
-    async fn live_intents(&self, name: &PackageName) -> Result<Vec<Path>> {
-        let of_name = format!("{}.", name_hash(name.as_str()));
+    async fn live_intents(&self, name: &str) -> Result<Vec<Path>> {
+        let of_name = format!("{}.", name_hash(name));
         let live = |intent: &&ObjectMeta| {
             intent.location.filename().is_some_and(|file| file.starts_with(&of_name))
                 && !self.is_stale(intent)

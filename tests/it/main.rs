@@ -8,6 +8,7 @@ mod digests;
 mod directory;
 mod download;
 mod errors;
+mod github;
 mod health;
 mod latest;
 mod links;

@@ -29,6 +29,7 @@ use release_server::{
         serve::{Draining, serve},
     },
     packages::Packages,
+    releases::Releases,
     storage::Storage,
     sweep::{self, Swept},
 };
@@ -49,6 +50,7 @@ pub(crate) const LONG_AGO: Duration = Duration::from_secs(1_445_412_480);
 /// A server on a folder of its own, which goes with the last server on it.
 pub(crate) struct Server {
     pub(crate) packages: Packages,
+    pub(crate) releases: Releases,
     config: Config,
     app: Router,
     draining: Draining,
@@ -88,8 +90,10 @@ impl Server {
         let auth = Authenticator::new(config.auth_token.as_ref(), &config.auth).unwrap();
         let local = SocketAddr::from(([127, 0, 0, 1], 8000));
         let draining = Draining::default();
-        let app = http::app(packages.clone(), Arc::new(auth), &config, local, draining.clone());
-        Self { packages, config, app, draining, folder }
+        let releases = Releases::new(packages.storage().clone(), &config);
+        let app =
+            http::app(packages.clone(), releases.clone(), Arc::new(auth), &config, local, draining.clone());
+        Self { packages, releases, config, app, draining, folder }
     }
 
     /// As after SIGTERM.
@@ -166,7 +170,7 @@ impl Server {
 
     /// One pass of the sweep.
     pub(crate) async fn sweep(&self) -> Swept {
-        sweep::pass(&self.packages).await.unwrap()
+        sweep::both(&self.packages, &self.releases).await.unwrap().0
     }
 
     /// Where a package lies.

@@ -29,7 +29,7 @@ pub(crate) const UPLOAD_MEMORY: u64 = 64 << 20;
 const SIZES: [usize; 2] = [10, 8 * MIB + 1];
 
 /// Runs the test over every store there is.
-async fn over_each_store(test: impl AsyncFn(&Storage)) {
+pub(crate) async fn over_each_store(test: impl AsyncFn(&Storage)) {
     println!("memory");
     test(&Storage::memory(UPLOAD_MEMORY)).await;
 

@@ -9,6 +9,9 @@ mod interleavings;
 #[path = "../process/proxy.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod proxy;
+mod records;
+mod release_interleavings;
+mod releases;
 mod store;
 mod trouble;
 

@@ -1,0 +1,229 @@
+//! Who is calling about which repository, and the parsed input. An extractor is named after what it grants.
+
+use aide::{OperationInput, generate::GenContext, openapi::Operation, operation::ParamLocation};
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+};
+use http::{header, request::Parts};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::error::{Refusal, Result};
+use crate::{
+    audit::{self, Action, Actor},
+    auth::{Scope, Visitor},
+    error::Error,
+    http::{
+        App,
+        base_url::peer,
+        extract::{self, document, same_site},
+    },
+    metrics::AuthFailure,
+    releases::{listing::Listing, name::Repository, record::Record},
+};
+
+/// The longest body of JSON, in bytes; GitHub takes notes of 125,000 characters.
+const MAX_JSON: usize = 1024 * 1024;
+
+/// A caller who may read a repository.
+pub(super) struct Reading {
+    pub(super) repository: Repository,
+    pub(super) visitor: Visitor,
+}
+
+/// A caller who may write to a repository.
+pub(super) struct Writing {
+    pub(super) repository: Repository,
+    pub(super) actor: Actor,
+}
+
+/// A caller who may delete in a repository.
+pub(super) struct Deleting {
+    pub(super) repository: Repository,
+    pub(super) actor: Actor,
+}
+
+impl Reading {
+    /// Refuses a release that this caller must not know of: a draft.
+    pub(super) fn check(&self, record: &Record) -> Result<()> {
+        if record.published || self.visitor.writes { Ok(()) } else { Err(Refusal::not_found()) }
+    }
+
+    /// Refuses a repository that has nothing for this caller: it may as well not exist.
+    pub(super) fn check_any(&self, listing: &Listing) -> Result<()> {
+        let any = self.visitor.writes || listing.visible(false).next().is_some();
+        if any { Ok(()) } else { Err(Refusal::not_found()) }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct RepositoryPath {
+    /// The owner of the repository.
+    #[schemars(example = &"acme")]
+    owner: String,
+    /// The name of the repository.
+    #[schemars(example = &"app")]
+    repo: String,
+}
+
+async fn repository(parts: &mut Parts, app: &App) -> Result<Repository> {
+    let Path(RepositoryPath { owner, repo }) =
+        Path::from_request_parts(parts, app).await.map_err(|_| Refusal::not_found())?;
+    Repository::new(&owner, &repo).ok_or_else(Refusal::not_found)
+}
+
+impl FromRequestParts<App> for Reading {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let repository = repository(parts, app).await?;
+        let visited = app.auth.visit(parts.headers.get(header::AUTHORIZATION), repository.key()).await;
+        let visitor = visited.inspect_err(|denied| app.packages.metrics().refused(denied.into()))?;
+        Ok(Self { repository, visitor })
+    }
+}
+
+/// Who wants to change something, if that is allowed; who was refused is in the audit log.
+async fn authorize(
+    parts: &mut Parts,
+    app: &App,
+    scope: Scope,
+    action: Action,
+) -> Result<(Repository, Actor)> {
+    let repository = repository(parts, app).await?;
+    let client = app.front.client_addr(&parts.headers, peer(&parts.extensions));
+    let mut actor = Actor { caller: None, client: Some(client) };
+    let metrics = app.packages.metrics();
+    let allowed = match same_site(&parts.headers) {
+        Ok(()) => {
+            let authorization = parts.headers.get(header::AUTHORIZATION);
+            let allowed = app.auth.authorize_in(authorization, scope, repository.key()).await;
+            allowed.inspect_err(|denied| metrics.refused(denied.into())).map_err(Error::from)
+        }
+        Err(error) => {
+            metrics.refused(AuthFailure::CrossSite);
+            Err(error)
+        }
+    };
+    match allowed {
+        Ok(caller) => {
+            actor.caller = Some(caller.name);
+            Ok((repository, actor))
+        }
+        Err(error) => {
+            audit::denied_in(&actor, action, repository.as_str(), &error);
+            Err(error.into())
+        }
+    }
+}
+
+impl FromRequestParts<App> for Writing {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let (repository, actor) = authorize(parts, app, Scope::Write, Action::Change).await?;
+        Ok(Self { repository, actor })
+    }
+}
+
+impl FromRequestParts<App> for Deleting {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let (repository, actor) = authorize(parts, app, Scope::Delete, Action::Delete).await?;
+        Ok(Self { repository, actor })
+    }
+}
+
+impl OperationInput for Reading {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        extract::Reader::operation_input(ctx, operation);
+        document::<RepositoryPath>(ctx, operation, ParamLocation::Path);
+    }
+}
+
+impl OperationInput for Writing {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        extract::Writer::operation_input(ctx, operation);
+        document::<RepositoryPath>(ctx, operation, ParamLocation::Path);
+    }
+}
+
+impl OperationInput for Deleting {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Writing::operation_input(ctx, operation);
+    }
+}
+
+/// What else the path names; what does not parse is not there.
+pub(super) struct At<T>(pub(in crate::http) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for At<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let path = Path::from_request_parts(parts, app).await;
+        path.map(|Path(path)| Self(path)).map_err(|_| Refusal::not_found())
+    }
+}
+
+impl<T: JsonSchema> OperationInput for At<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        document::<T>(ctx, operation, ParamLocation::Path);
+    }
+}
+
+/// A query whose refusal is a 422.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        match Query::from_request_parts(parts, app).await {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(refusal) => Err(Error::Unprocessable(refusal.body_text()).into()),
+        }
+    }
+}
+
+impl<T: JsonSchema> OperationInput for Asked<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        document::<T>(ctx, operation, ParamLocation::Query);
+    }
+}
+
+/// A body of JSON, whatever its type is said to be: `curl -d` says that it is a form.
+pub(super) struct Sent<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self> {
+        let bytes = read(request.into_body()).await?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| Refusal::Syntax)?;
+        let sent = serde_json::from_value(value)
+            .map_err(|error| Error::Unprocessable(format!("Invalid request: {error}")))?;
+        Ok(Self(sent))
+    }
+}
+
+async fn read(body: Body) -> Result<bytes::Bytes> {
+    to_bytes(body, MAX_JSON)
+        .await
+        .map_err(|_| Error::Invalid("the body broke off, or is longer than 1 MiB".into()).into())
+}
+
+impl<T: JsonSchema> OperationInput for Sent<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        axum::Json::<T>::operation_input(ctx, operation);
+    }
+}
+
+/// Reads a number as GitHub does: what is none counts as absent.
+pub(super) fn lenient<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<usize>, D::Error> {
+    Ok(String::deserialize(deserializer)?.parse().ok())
+}

@@ -1,0 +1,141 @@
+//! The API of GitHub for releases, as GitHub Enterprise Server has it, and the paths of its site.
+//!
+//! The API is at `/api/v3`; at the root too, for clients that are given a bare address, or the host `api.` of it. Uploads
+//! go to `/api/uploads`, and to every other place that clients make of the address of the API. What is known beyond that:
+//!
+//! - JSON is indented, because install scripts `grep` it by the line, and of the type `application/json`.
+//! - No answer of the API is a redirect, nor a 202, nor empty with a 200.
+//! - A draft is not there for who may not write.
+
+mod access;
+mod assets;
+mod error;
+mod json;
+mod links;
+mod notes;
+mod openapi;
+mod page;
+mod releases;
+mod repository;
+mod web;
+
+use aide::axum::{
+    ApiRouter,
+    routing::{ApiMethodRouter, delete_with, get_with, post_with},
+};
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Redirect, Response},
+    routing::{any, get},
+};
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{App, packages::respond};
+use crate::rendered::Answer;
+use error::{Refusal, Result};
+use links::Links;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// A finished answer, or 304 for who has it already.
+fn answer(answer: Answer, headers: &HeaderMap) -> Response {
+    let mut response = respond(answer, JSON, headers);
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("authorization"));
+    response
+}
+
+/// What the document describes.
+pub(super) fn routes() -> ApiRouter<App> {
+    let router = ApiRouter::new();
+    let router = rest()
+        .into_iter()
+        .fold(router, |router, (path, method)| router.api_route(&format!("/api/v3{path}"), method));
+    router
+        .api_route("/api/v3", get_with(repository::root, openapi::root))
+        .api_route("/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload())
+        .api_route("/{owner}/{repo}/releases", get_with(web::releases, openapi::releases_page))
+        .api_route("/{owner}/{repo}/releases/latest", get_with(web::latest, openapi::latest_page))
+        .api_route(
+            "/{owner}/{repo}/releases/latest/download/{name}",
+            get_with(web::latest_download, openapi::latest_download),
+        )
+        .api_route("/{owner}/{repo}/releases/{tag}", get_with(web::page_of, openapi::page_of))
+        .api_route("/{owner}/{repo}/releases/tag/{*tag}", get_with(web::page, openapi::page))
+        .api_route("/{owner}/{repo}/releases/download/{*path}", get_with(web::download, openapi::download))
+}
+
+/// The same where clients look for it as well, and what is nowhere.
+pub(super) fn aliases() -> Router<App> {
+    let router = Router::new();
+    let router = rest().into_iter().fold(router, |router, (path, method)| router.route(path, method.into()));
+    router
+        .route("/api/v3/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload().into())
+        .route("/api/v3/", get(repository::root))
+        // Else a client that reads its limits would wait for them.
+        .route("/rate_limit", any(nothing))
+        .route("/api/{*rest}", any(nothing))
+        .route("/", get(home))
+}
+
+/// The API, relative to where it begins.
+fn rest() -> Vec<(&'static str, ApiMethodRouter<App>)> {
+    vec![
+        ("/user", get_with(repository::user, openapi::user)),
+        ("/meta", get_with(repository::meta, openapi::meta)),
+        ("/repos/{owner}/{repo}", get_with(repository::find, openapi::repository)),
+        (
+            "/repos/{owner}/{repo}/releases",
+            get_with(releases::list, openapi::list).post_with(releases::create, openapi::create),
+        ),
+        ("/repos/{owner}/{repo}/releases/latest", get_with(releases::latest, openapi::latest)),
+        (
+            "/repos/{owner}/{repo}/releases/generate-notes",
+            post_with(releases::generate_notes, openapi::generate_notes),
+        ),
+        ("/repos/{owner}/{repo}/releases/tags/{*tag}", get_with(releases::by_tag, openapi::by_tag)),
+        (
+            "/repos/{owner}/{repo}/releases/assets/{id}",
+            get_with(assets::find, openapi::find_asset)
+                .patch_with(assets::edit, openapi::edit_asset)
+                .delete_with(assets::delete, openapi::delete_asset),
+        ),
+        (
+            "/repos/{owner}/{repo}/releases/{id}",
+            get_with(releases::find, openapi::find)
+                .patch_with(releases::edit, openapi::edit)
+                .delete_with(releases::delete, openapi::delete),
+        ),
+        (
+            "/repos/{owner}/{repo}/releases/{id}/assets",
+            get_with(releases::assets, openapi::list_assets).post_with(assets::upload, openapi::upload),
+        ),
+        ("/repos/{owner}/{repo}/tags", get_with(repository::tags, openapi::list_tags)),
+        ("/repos/{owner}/{repo}/git/ref/{*reference}", get_with(repository::reference, openapi::reference)),
+        (
+            "/repos/{owner}/{repo}/git/refs/tags/{*tag}",
+            delete_with(repository::delete_tag, openapi::delete_tag),
+        ),
+        (
+            "/repos/{owner}/{repo}/collaborators/{user}",
+            get_with(repository::collaborator, openapi::collaborator),
+        ),
+    ]
+}
+
+fn upload() -> ApiMethodRouter<App> {
+    post_with(assets::upload, openapi::upload_here)
+}
+
+async fn nothing() -> Refusal {
+    Refusal::not_found()
+}
+
+/// The API's own root on a host of its own, else the way to the page.
+async fn home(State(_): State<App>, links: Links) -> Result<Response> {
+    if links.is_service() {
+        return repository::root(links).await;
+    }
+    // Relative, so that it also holds behind a path prefix.
+    Ok(Redirect::to("packages?format=html").into_response())
+}
