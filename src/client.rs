@@ -12,6 +12,8 @@
 //! Results go to standard output, one line each; progress, notices and errors go to standard error.
 //! What may be called how on the command line is left to `main.rs`, what a name may be to the server.
 
+pub mod releases;
+
 use std::{
     collections::HashSet,
     fmt, fs,
@@ -33,7 +35,7 @@ use http::{
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Body, Response, redirect::Policy};
+use reqwest::{Body, RequestBuilder, Response, redirect::Policy};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
@@ -175,17 +177,23 @@ impl Client {
 
     /// Uploads `files`, `jobs` at a time, and prints the digest and the URL of each. All of them are tried.
     pub async fn upload(&self, files: &[PathBuf], overwrite: bool, jobs: usize) -> Result<()> {
-        let mut names = HashSet::new();
-        for file in files {
-            let name = package_name(file)?;
-            ensure!(names.insert(name), "two of the files are called `{}`", printable(name));
-        }
+        check_names(files)?;
+        self.upload_all(files, jobs, async |file, bar| self.upload_one(file, overwrite, bar).await).await
+    }
+
+    /// Has each of `files` uploaded, `jobs` at a time, and prints what came of it. All of them are tried.
+    async fn upload_all(
+        &self,
+        files: &[PathBuf],
+        jobs: usize,
+        upload: impl AsyncFn(&Path, &ProgressBar) -> Result<(Digest, String)>,
+    ) -> Result<()> {
         let bars = MultiProgress::new();
         let mut failed = 0;
         let mut uploads = stream::iter(files)
             .map(|file| async {
                 let bar = bars.add(progress_bar());
-                let done = self.upload_one(file, overwrite, &bar).await;
+                let done = upload(file, &bar).await;
                 bar.finish_and_clear();
                 done.with_context(|| format!("cannot upload `{}`", printable(&file.to_string_lossy())))
             })
@@ -208,27 +216,14 @@ impl Client {
     async fn upload_one(&self, file: &Path, overwrite: bool, bar: &ProgressBar) -> Result<(Digest, String)> {
         let name = package_name(file)?;
         let url = self.asset_url(name)?;
-        bar.set_message(format!("hashing {}", printable(name)));
-        let (digest, size) = {
-            let (file, bar) = (file.to_owned(), bar.clone());
-            tokio::task::spawn_blocking(move || hash_file(&file, &bar)).await??
-        };
+        let (digest, size) = hashed(file, name, bar).await?;
         ensure!(size > 0, "the file is empty");
-
-        bar.set_message(printable(name));
-        if bar.is_hidden() {
-            note(format_args!("uploading `{}`, {}", printable(name), ByteSize(size)));
-        }
-        let response = patiently(bar, async || {
-            bar.reset();
-            let response = self.put(&url, file, (digest, size), overwrite, bar).await?;
-            // 409 is judged below: it may be our own upload, whose answer was lost.
-            if response.status().is_success() || response.status() == StatusCode::CONFLICT {
-                return Ok(response);
-            }
-            Err(self.setback(response).await)
-        })
-        .await?;
+        // 409 is judged below: it may be our own upload, whose answer was lost.
+        let response = self
+            .send(file, (digest, size), bar, StatusCode::CONFLICT, || {
+                self.writes.put(url.clone()).query(&[("overwrite", overwrite)])
+            })
+            .await?;
 
         if response.status() == StatusCode::CONFLICT {
             ensure!(!overwrite && self.holds(name, digest).await, self.refusal(response).await);
@@ -244,45 +239,24 @@ impl Client {
         Ok((digest, stored.url.unwrap_or_else(|| url.into())))
     }
 
-    /// One try. The bar counts the bytes, and so shows a stall.
-    async fn put(
+    /// Sends a file until that succeeds, or is answered with `judged`.
+    async fn send(
         &self,
-        url: &Url,
         file: &Path,
         (digest, size): (Digest, u64),
-        overwrite: bool,
         bar: &ProgressBar,
-    ) -> Result<Response, Setback> {
-        let file = tokio::fs::File::open(file).await.context("cannot open the file")?;
-        let counter = bar.clone();
-        // A refusal that comes while bytes are on their way can be lost: the server closes, the system discards what was
-        // not read yet. `Expect: 100-continue` is made for that, but reqwest does not wait for it; so a large body waits.
-        let grace = if size > FITS_BUFFERS { GRACE } else { Duration::ZERO };
-        // A file that grows is cut at what was hashed; the digest tells whether that is still the same.
-        let blocks = ReaderStream::with_capacity(file.take(size), BLOCK);
-        let body = stream::once(tokio::time::sleep(grace).map(|()| io::Result::Ok(blocks)))
-            .try_flatten()
-            .inspect_ok(move |block| counter.inc(block.len() as u64));
-        let mut sending = pin!(
-            self.writes
-                .put(url.clone())
-                .query(&[("overwrite", overwrite)])
-                .header(CONTENT_LENGTH, size)
-                .header("repr-digest", format!("sha-256=:{}:", BASE64_STANDARD.encode(digest)))
-                .body(Body::wrap_stream(body))
-                .send()
-        );
-        // A limit on the whole would punish large files, and reqwest's read timeout runs while we send.
-        loop {
-            let sent = bar.position();
-            if let Ok(answer) = tokio::time::timeout(STALL, &mut sending).await {
-                return Ok(answer?);
+        judged: StatusCode,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response> {
+        patiently(bar, async || {
+            bar.reset();
+            let response = send_once(request(), file, (digest, size), bar).await?;
+            if response.status().is_success() || response.status() == judged {
+                return Ok(response);
             }
-            if bar.position() == sent {
-                let error = anyhow!("nothing moved for {} seconds", STALL.as_secs());
-                return Err(Setback::Passing { error, wait: None });
-            }
-        }
+            Err(self.setback(response).await)
+        })
+        .await
     }
 
     /// Whether the server has these bytes under this name. Not knowing is no.
@@ -338,14 +312,24 @@ impl Client {
 
     /// Downloads the package `name`. A file that exists is replaced only if `force` says so.
     pub async fn download(&self, name: &str, to: &Destination, force: bool) -> Result<()> {
+        self.download_from(self.asset_url(name)?, name, to, force).await
+    }
+
+    async fn download_from(&self, url: Url, name: &str, to: &Destination, force: bool) -> Result<()> {
         let bar = progress_bar();
-        let done = self.download_one(name, to, force, &bar).await;
+        let done = self.download_one(url, name, to, force, &bar).await;
         bar.finish_and_clear();
         done.with_context(|| format!("cannot download `{}`", printable(name)))
     }
 
-    async fn download_one(&self, name: &str, to: &Destination, force: bool, bar: &ProgressBar) -> Result<()> {
-        let url = self.asset_url(name)?;
+    async fn download_one(
+        &self,
+        url: Url,
+        name: &str,
+        to: &Destination,
+        force: bool,
+        bar: &ProgressBar,
+    ) -> Result<()> {
         bar.set_message(printable(name));
         let target = match to {
             Destination::Here => local_name(name)?,
@@ -468,6 +452,67 @@ impl Client {
             Err(_) => anyhow!("the server answered {status}{hint}"),
         }
     }
+}
+
+/// Hashes a file that is about to be sent.
+async fn hashed(file: &Path, name: &str, bar: &ProgressBar) -> Result<(Digest, u64)> {
+    bar.set_message(format!("hashing {}", printable(name)));
+    let (digest, size) = {
+        let (file, bar) = (file.to_owned(), bar.clone());
+        tokio::task::spawn_blocking(move || hash_file(&file, &bar)).await??
+    };
+    bar.set_message(printable(name));
+    if bar.is_hidden() {
+        note(format_args!("uploading `{}`, {}", printable(name), ByteSize(size)));
+    }
+    Ok((digest, size))
+}
+
+/// One try. The bar counts the bytes, and so shows a stall.
+async fn send_once(
+    request: RequestBuilder,
+    file: &Path,
+    (digest, size): (Digest, u64),
+    bar: &ProgressBar,
+) -> Result<Response, Setback> {
+    let file = tokio::fs::File::open(file).await.context("cannot open the file")?;
+    let counter = bar.clone();
+    // A refusal that comes while bytes are on their way can be lost: the server closes, the system discards what was
+    // not read yet. `Expect: 100-continue` is made for that, but reqwest does not wait for it; so a large body waits.
+    let grace = if size > FITS_BUFFERS { GRACE } else { Duration::ZERO };
+    // A file that grows is cut at what was hashed; the digest tells whether that is still the same.
+    let blocks = ReaderStream::with_capacity(file.take(size), BLOCK);
+    let body = stream::once(tokio::time::sleep(grace).map(|()| io::Result::Ok(blocks)))
+        .try_flatten()
+        .inspect_ok(move |block| counter.inc(block.len() as u64));
+    let mut sending = pin!(
+        request
+            .header(CONTENT_LENGTH, size)
+            .header("repr-digest", format!("sha-256=:{}:", BASE64_STANDARD.encode(digest)))
+            .body(Body::wrap_stream(body))
+            .send()
+    );
+    // A limit on the whole would punish large files, and reqwest's read timeout runs while we send.
+    loop {
+        let sent = bar.position();
+        if let Ok(answer) = tokio::time::timeout(STALL, &mut sending).await {
+            return Ok(answer?);
+        }
+        if bar.position() == sent {
+            let error = anyhow!("nothing moved for {} seconds", STALL.as_secs());
+            return Err(Setback::Passing { error, wait: None });
+        }
+    }
+}
+
+/// Refuses two files of one name.
+fn check_names(files: &[PathBuf]) -> Result<()> {
+    let mut names = HashSet::new();
+    for file in files {
+        let name = package_name(file)?;
+        ensure!(names.insert(name), "two of the files are called `{}`", printable(name));
+    }
+    Ok(())
 }
 
 /// Whether the server's certificate has to be a good one.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use release_server::{
-    client::{self, Chain, Client, Destination, Verify},
+    client::{self, Chain, Client, Destination, Verify, releases::Publishing},
     config::{self, Config},
     http, server, telemetry,
 };
@@ -54,9 +54,11 @@ Examples:
   release-server upload app-1.0.0.tar.gz
   release-server upload --jobs 4 dist/*.zip
   release-server upload --overwrite nightly.zip
+  release-server upload --repo acme/app --tag v1.0.0 --notes \"First\" dist/*
 
 Prints the SHA-256 and the URL of each file. An upload may be repeated: a name that is taken by the
 same bytes is a success, and one that is taken by others an error unless `--overwrite` is given.
+With `--repo` a release appears when it has all of its files; one that is there gets them in addition.
 ";
 
 const DOWNLOAD_EXAMPLES: &str = "\
@@ -64,6 +66,8 @@ Examples:
   release-server download app-1.0.0.tar.gz
   release-server download --latest --match claude-sh -o template.zip
   release-server download app-1.0.0.tar.gz -o - | tar -xz
+  release-server download --repo acme/app --tag v1.0.0 app.tar.gz
+  release-server download --repo acme/app --match linux
 
 Length and SHA-256 are checked. What was cut short stays in `NAME.part`, and the same command continues it.
 ";
@@ -101,6 +105,21 @@ enum Command {
         /// Files to send at the same time
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: u16,
+        /// Publish them as a release of this repository, or add them to it
+        #[arg(long, value_name = "OWNER/REPO", requires = "tag")]
+        repo: Option<String>,
+        /// The release's tag
+        #[arg(long, requires = "repo")]
+        tag: Option<String>,
+        /// The notes of a new release, in Markdown
+        #[arg(long, value_name = "TEXT", requires = "repo")]
+        notes: Option<String>,
+        /// Leave a new release a draft
+        #[arg(long, requires = "repo")]
+        draft: bool,
+        /// Make a new release one that is never the latest
+        #[arg(long, requires = "repo")]
+        prerelease: bool,
         #[command(flatten)]
         connection: Connection,
     },
@@ -109,6 +128,12 @@ enum Command {
         /// Print the server's JSON
         #[arg(long)]
         json: bool,
+        /// The releases of this repository instead
+        #[arg(long, value_name = "OWNER/REPO")]
+        repo: Option<String>,
+        /// The assets of this release
+        #[arg(long, requires = "repo")]
+        tag: Option<String>,
         #[command(flatten)]
         connection: Connection,
     },
@@ -116,16 +141,22 @@ enum Command {
     #[command(after_help = DOWNLOAD_EXAMPLES)]
     Download {
         /// The package
-        #[arg(required_unless_present = "latest")]
+        #[arg(required_unless_present_any = ["latest", "text"])]
         name: Option<String>,
         /// The newest package instead of one by its name
-        #[arg(long, conflicts_with = "name")]
+        #[arg(long, conflicts_with_all = ["name", "repo"])]
         latest: bool,
-        /// With `--latest`: the newest whose name contains this
+        /// An asset of this repository's latest release instead
+        #[arg(long, value_name = "OWNER/REPO")]
+        repo: Option<String>,
+        /// An asset of this release, not of the latest one
+        #[arg(long, requires = "repo")]
+        tag: Option<String>,
+        /// With `--latest` or `--repo`: the first whose name contains this
         #[arg(
             long = "match",
             value_name = "TEXT",
-            requires = "latest",
+            conflicts_with = "name",
             default_value = "",
             hide_default_value = true
         )]
@@ -141,9 +172,15 @@ enum Command {
     },
     /// Delete packages from a server
     Delete {
-        /// The packages
-        #[arg(required = true, value_name = "NAME")]
+        /// The packages, or the assets of a release
+        #[arg(required_unless_present = "repo", value_name = "NAME")]
         names: Vec<String>,
+        /// A release of this repository, or with NAME some of its assets
+        #[arg(long, value_name = "OWNER/REPO", requires = "tag")]
+        repo: Option<String>,
+        /// The release's tag
+        #[arg(long, requires = "repo")]
+        tag: Option<String>,
         #[command(flatten)]
         connection: Connection,
     },
@@ -215,24 +252,48 @@ async fn run(command: Command) -> Result<()> {
         Command::Doctor => server::doctor(&config::load()?.config).await,
         Command::Openapi => print(&http::openapi()),
         Command::Config => print(&config::load()?.describe()),
-        Command::Upload { files, overwrite, jobs, connection } => {
-            connection.client()?.upload(&files, overwrite, jobs.into()).await
-        }
-        Command::List { json, connection } => connection.client()?.list(json).await,
-        Command::Download { name, text, output, force, connection, latest: _ } => {
+        Command::Upload { files, overwrite, jobs, repo, tag, notes, draft, prerelease, connection } => {
             let client = connection.client()?;
-            let name = match name {
-                Some(name) => name,
-                None => client.latest(&text).await?,
-            };
+            match repo.zip(tag) {
+                Some((repo, tag)) => {
+                    let publishing = Publishing { notes, draft, prerelease };
+                    let repository = client.repository(&repo)?;
+                    repository.upload(&tag, &files, &publishing, overwrite, jobs.into()).await
+                }
+                None => client.upload(&files, overwrite, jobs.into()).await,
+            }
+        }
+        Command::List { json, repo, tag, connection } => {
+            let client = connection.client()?;
+            match repo {
+                Some(repo) => client.repository(&repo)?.list(tag.as_deref(), json).await,
+                None => client.list(json).await,
+            }
+        }
+        Command::Download { name, text, output, force, repo, tag, connection, latest: _ } => {
+            let client = connection.client()?;
             let to = match output {
                 None => Destination::Here,
                 Some(file) if file.as_os_str() == "-" => Destination::Stdout,
                 Some(file) => Destination::File(file),
             };
+            if let Some(repo) = repo {
+                let repository = client.repository(&repo)?;
+                return repository.download(tag.as_deref(), name.as_deref(), &text, &to, force).await;
+            }
+            let name = match name {
+                Some(name) => name,
+                None => client.latest(&text).await?,
+            };
             client.download(&name, &to, force).await
         }
-        Command::Delete { names, connection } => connection.client()?.delete(&names).await,
+        Command::Delete { names, repo, tag, connection } => {
+            let client = connection.client()?;
+            match repo.zip(tag) {
+                Some((repo, tag)) => client.repository(&repo)?.delete(&tag, &names).await,
+                None => client.delete(&names).await,
+            }
+        }
         Command::Healthcheck { url } => match url {
             Some(url) => client::healthcheck(&url, Verify::Yes).await,
             None => client::healthcheck(&server::local_url(&config::load()?.config), Verify::No).await,
