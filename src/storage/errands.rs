@@ -100,10 +100,11 @@ mod tests {
     async fn slow_work_does_not_hold_up_many() {
         let errands = Errands::default();
         let (release, held) = mpsc::channel::<()>();
-        let slow = errands.run(move || held.recv().is_ok());
-        let quick = join_all((0..=WAITING).map(|number| errands.run(move || number)));
+        let (begin, begun) = oneshot::channel();
+        let slow = errands.run(move || begin.send(()).is_ok() && held.recv().is_ok());
         let (slow, quick) = tokio::join!(slow, async {
-            let quick = quick.await;
+            begun.await.unwrap();
+            let quick = join_all((0..=WAITING).map(|number| errands.run(move || number))).await;
             release.send(()).unwrap();
             quick
         });
