@@ -22,6 +22,7 @@
 //!   durable.
 //! - Callers see packages, markers and bytes; which store is behind them shows in no signature but the constructor.
 
+mod blocks;
 mod bucket;
 mod directory;
 mod errands;
@@ -53,6 +54,7 @@ use crate::{
     metrics::{Metrics, Operation},
     name::PackageName,
 };
+use blocks::BLOCK_BYTES;
 use bucket::Bucket;
 use directory::Directory;
 use measured::Measured;
@@ -67,9 +69,6 @@ const REPOS: &str = "repos";
 
 /// The version of the layout above.
 const LAYOUT: u32 = 1;
-
-/// How much of an upload to a directory is written at once.
-const BLOCK_BYTES: usize = 512 * 1024;
 
 /// How much of an upload to a bucket is sent at once. All parts have this size: some stores demand it.
 const PART_BYTES: usize = 8 * 1024 * 1024;

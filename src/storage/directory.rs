@@ -40,10 +40,11 @@ use object_store::{
 };
 use rustix::fs::OFlags;
 
-use super::{CONTROL, errands::Errands};
-
-/// How much of a file is read at once. Blocks under 256 KiB cost a third of the throughput.
-const BLOCK_BYTES: u64 = 512 * 1024;
+use super::{
+    CONTROL,
+    blocks::{BLOCK_BYTES, Blocks},
+    errands::Errands,
+};
 
 const STORE: &str = "Directory";
 
@@ -61,6 +62,7 @@ struct Inner {
     /// Holds back this process's own threads, so that at most one of them waits for the file lock.
     turn: Mutex<()>,
     errands: Errands,
+    blocks: Blocks,
     /// Entries left out of the last listing of the root.
     skipped: AtomicU64,
 }
@@ -93,6 +95,7 @@ impl Directory {
             to_read,
             turn: Mutex::new(()),
             errands: Errands::default(),
+            blocks: Blocks::default(),
             skipped: AtomicU64::new(0),
         }))
     }
@@ -353,7 +356,7 @@ impl ObjectStore for Directory {
         let blocks = if options.head {
             stream::empty().boxed()
         } else {
-            blocks(file, range.clone(), location.clone())
+            blocks(file, range.clone(), location.clone(), self.0.blocks.clone())
         };
         Ok(GetResult {
             payload: GetResultPayload::Stream(blocks),
@@ -539,16 +542,21 @@ fn drop_stage(stage: Option<Arc<Stage>>) -> io::Result<()> {
 }
 
 /// The bytes of `range`, block by block. A file that ends before is an error: the length was promised.
-fn blocks(file: File, range: Range<u64>, location: Path) -> BoxStream<'static, Result<Bytes>> {
+fn blocks(
+    file: File,
+    range: Range<u64>,
+    location: Path,
+    memory: Blocks,
+) -> BoxStream<'static, Result<Bytes>> {
     stream::try_unfold((Arc::new(file), range), move |(file, range)| {
-        let location = location.clone();
+        let (location, memory) = (location.clone(), memory.clone());
         async move {
             if range.is_empty() {
                 return Ok(None);
             }
-            let end = range.end.min(range.start + BLOCK_BYTES);
+            let end = range.end.min(range.start + BLOCK_BYTES as u64);
             let (reader, start) = (Arc::clone(&file), range.start);
-            let block = tokio::task::spawn_blocking(move || read_block(&reader, start..end))
+            let block = tokio::task::spawn_blocking(move || read_block(&reader, start..end, &memory))
                 .await
                 .map_err(|source| Error::JoinError { source })?
                 .map_err(|error| named(&location, error))?;
@@ -559,13 +567,13 @@ fn blocks(file: File, range: Range<u64>, location: Path) -> BoxStream<'static, R
 }
 
 /// Reads exactly `range`, into memory that was not zeroed before.
-fn read_block(mut file: &File, range: Range<u64>) -> io::Result<Bytes> {
+fn read_block(mut file: &File, range: Range<u64>, memory: &Blocks) -> io::Result<Bytes> {
     let length = range.end - range.start;
-    let mut block = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    let mut block = memory.take(usize::try_from(length).map_err(io::Error::other)?);
     // The handle is one stream's alone, so its position is too.
     file.seek(SeekFrom::Start(range.start))?;
-    file.take(length).read_to_end(&mut block)?;
-    if block.len() as u64 == length {
+    file.take(length).read_to_end(&mut block.bytes)?;
+    if block.bytes.len() as u64 == length {
         Ok(block.into())
     } else {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"))

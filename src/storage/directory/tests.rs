@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// A file of several blocks is read in several pieces.
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
 fn open() -> (TempDir, Directory) {
     let folder = tempfile::tempdir().unwrap();
     let directory = Directory::open(folder.path()).unwrap();
@@ -290,11 +293,11 @@ async fn odd_entries_are_left_out_of_a_listing() {
 #[tokio::test]
 async fn a_file_cut_short_under_a_reader_is_an_error() {
     let (folder, directory) = open();
-    let size = 3 * usize::try_from(BLOCK_BYTES).unwrap();
+    let size = 3 * usize::try_from(BLOCK).unwrap();
     directory.put(&at("a"), vec![7; size].into()).await.unwrap();
     let mut blocks = directory.get(&at("a")).await.unwrap().into_stream();
-    assert_eq!(blocks.try_next().await.unwrap().unwrap().len() as u64, BLOCK_BYTES);
-    OpenOptions::new().write(true).open(folder.path().join("a")).unwrap().set_len(BLOCK_BYTES + 10).unwrap();
+    assert_eq!(blocks.try_next().await.unwrap().unwrap().len() as u64, BLOCK);
+    OpenOptions::new().write(true).open(folder.path().join("a")).unwrap().set_len(BLOCK + 10).unwrap();
     let rest = tokio::time::timeout(Duration::from_secs(10), blocks.try_collect::<Vec<_>>()).await;
     let error = rest.expect("it does not hang").unwrap_err();
     assert!(error.to_string().contains("became shorter"), "{error}");
@@ -314,7 +317,7 @@ async fn a_reader_keeps_the_version_it_has_opened() {
 #[tokio::test]
 async fn ranges_are_read_across_blocks() {
     let (_folder, directory) = open();
-    let size = 2 * BLOCK_BYTES + 100;
+    let size = 2 * BLOCK + 100;
     let bytes: Vec<u8> = (0..size).map(|position| (position % 251) as u8).collect();
     directory.put(&at("a"), bytes.clone().into()).await.unwrap();
     let part = |range: Range<u64>| {
@@ -322,10 +325,10 @@ async fn ranges_are_read_across_blocks() {
     };
     for (range, expected) in [
         (GetRange::Bounded(0..1), 0..1),
-        (GetRange::Bounded(BLOCK_BYTES - 1..BLOCK_BYTES + 1), BLOCK_BYTES - 1..BLOCK_BYTES + 1),
+        (GetRange::Bounded(BLOCK - 1..BLOCK + 1), BLOCK - 1..BLOCK + 1),
         (GetRange::Bounded(10..size + 10), 10..size),
         (GetRange::Offset(size - 3), size - 3..size),
-        (GetRange::Suffix(BLOCK_BYTES + 1), size - BLOCK_BYTES - 1..size),
+        (GetRange::Suffix(BLOCK + 1), size - BLOCK - 1..size),
         (GetRange::Suffix(size + 1), 0..size),
     ] {
         let options = GetOptions::new().with_range(Some(range.clone()));
