@@ -113,7 +113,7 @@ fn rest() -> Vec<(&'static str, ApiMethodRouter<App>)> {
         ("/repos/{owner}/{repo}/tags", get_with(repository::tags, openapi::list_tags)),
         ("/repos/{owner}/{repo}/git/ref/{*reference}", get_with(repository::reference, openapi::reference)),
         (
-            "/repos/{owner}/{repo}/git/refs/tags/{*tag}",
+            "/repos/{owner}/{repo}/git/refs/{*reference}",
             delete_with(repository::delete_tag, openapi::delete_tag),
         ),
         (

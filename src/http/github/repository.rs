@@ -15,7 +15,7 @@ use super::{
     json::{DEFAULT_BRANCH, UserJson, node_id, number},
     links::{Links, encoded},
     page,
-    releases::{PageQuery, TagPath},
+    releases::PageQuery,
 };
 use crate::{
     error::Error,
@@ -178,9 +178,16 @@ pub(super) async fn tags(
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RefPath {
-    /// `tags/` and a tag.
+    /// `tags/` and a tag; `gh` encodes the slash.
     #[schemars(example = "tags/v1.0.0")]
     reference: String,
+}
+
+impl RefPath {
+    fn tag(&self) -> Result<TagName> {
+        let tag = self.reference.strip_prefix("tags/").and_then(|tag| TagName::parse(tag).ok());
+        tag.ok_or_else(Refusal::not_found)
+    }
 }
 
 /// A git reference.
@@ -216,8 +223,7 @@ pub(super) async fn reference(
     At(path): At<RefPath>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let tag = path.reference.strip_prefix("tags/").and_then(|tag| TagName::parse(tag).ok());
-    let record = app.releases.by_tag(&reading.repository, &tag.ok_or_else(Refusal::not_found)?).await?;
+    let record = app.releases.by_tag(&reading.repository, &path.tag()?).await?;
     let sha = commit(&record).ok_or_else(Refusal::not_found)?;
     let url = links.repository(&record.repository);
     let found = RefJson {
@@ -229,11 +235,11 @@ pub(super) async fn reference(
     Ok(answer(Answer::new(json(&found)?), &headers))
 }
 
-/// `DELETE …/git/refs/tags/{tag}`: nothing is to be done, for a tag goes with its release.
+/// `DELETE …/git/refs/{reference}`: nothing is to be done, for a tag goes with its release.
 pub(super) async fn delete_tag(
     deleting: Deleting,
     State(app): State<App>,
-    At(path): At<TagPath>,
+    At(path): At<RefPath>,
 ) -> Result<StatusCode> {
     match app.releases.by_tag(&deleting.repository, &path.tag()?).await {
         Err(Error::NotFound(_)) => Ok(StatusCode::NO_CONTENT),
