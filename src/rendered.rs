@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Page,
     /// The latest release of a repository.
     Latest,
+    /// The newest releases of a repository.
+    Feed,
 }
 
 /// A finished body, and a weak ETag made of its bytes.

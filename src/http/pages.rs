@@ -1,14 +1,17 @@
-//! The human face of the server: the list of packages, and the API's documentation.
+//! The human face of the server: the list of packages, releases and their notes, and the API's documentation.
 //!
 //! Promises:
 //! - Everything that comes from outside is escaped, and a name is isolated from the text around it.
 //! - Nothing inline, nothing from another host: [`CSP`] allows scripts and styles of our own origin alone.
 //! - Links to ourselves are relative, so the pages work behind any path prefix.
-//! - The list works without JavaScript, which only adds the filter and the copy buttons.
+//! - The pages work without JavaScript, which only adds the filter and the copy buttons.
 //!
 //! Left to others: which packages there are and in what order, content negotiation, and the routes. The files must be
 //! served where the pages look for them: `/static/page.css`, `/static/page.js`, `/docs`, `/static/docs.css`,
 //! `/static/docs.js`, and the document itself at `/openapi.json`.
+
+mod markdown;
+mod releases;
 
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
@@ -24,6 +27,9 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
 use sha2::{Digest, Sha256};
+
+pub(super) use markdown::markdown;
+pub(super) use releases::{Asset as AssetRow, Release, release_page, releases_page};
 
 /// What our pages may do. `data:` is for the icons in the style sheets, `connect-src` for the API's documentation, which
 /// fetches `openapi.json` and can try the operations out.

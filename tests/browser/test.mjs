@@ -2,7 +2,7 @@
 //
 //   npm ci && RELEASE_SERVER_TOKEN=… node test.mjs http://localhost:8000
 //
-// The token must be allowed to write and to delete: a few packages are uploaded, and removed at the end. The URL may have
+// The token must be allowed to write and to delete: a few packages and releases are published, and removed at the end. The URL may have
 // a path prefix. CHROMIUM names the browser, `/usr/bin/chromium` if unset.
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
@@ -44,6 +44,37 @@ async function send(method, name, body) {
   });
   if (!answer.ok) throw new Error(`${method} of \`${name}\`: ${answer.status} ${await answer.text()}`);
 }
+
+async function api(method, path, body) {
+  const answer = await fetch(path.startsWith("http") ? path : `${base}api/v3/repos/browser/test${path}`, {
+    method,
+    headers: { Authorization: `Bearer ${token}` },
+    body,
+  });
+  if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+  return answer.status === 204 ? null : answer.json();
+}
+
+/** Publishes a release with two files. */
+async function publish(tag, body) {
+  const release = await api("POST", "/releases", JSON.stringify({ tag_name: tag, name: `Release ${hostile}`, body }));
+  for (const name of ["app-1.tar.gz", "app-2.tar.gz"]) {
+    await api("POST", release.upload_url.replace("{?name,label}", `?name=${name}`), name);
+  }
+  return release;
+}
+
+const notes = `# New
+<script>hacked = 1</script><img src=x onerror=hacked=1> [a](javascript:hacked=1) ![p](https://elsewhere.example/p.png)
+
+| ${"a long column | ".repeat(30)}
+|${"---|".repeat(30)}
+| ${"cell | ".repeat(30)}
+
+\`\`\`
+${"no end of a line ".repeat(30)}
+\`\`\`
+`;
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -113,6 +144,7 @@ const contrast = (page) =>
   });
 
 const uploaded = [];
+const published = [];
 try {
   const before = await (await fetch(`${base}packages?format=json`)).json().catch(() => null);
   if (before?.length === 0) {
@@ -269,6 +301,57 @@ try {
     }),
   );
 
+  for (const tag of ["browser/1.0", "browser/1.1"]) published.push(await publish(tag, notes));
+  const releases = "browser/test/releases";
+  const pages = [releases, `${releases}/tag/browser/1.1`, `${releases}/tag/browser%2F1.1`];
+
+  await check("releases have pages, whose notes run and load nothing", async () => {
+    for (const path of pages) {
+      await open(path, {}, async (page, answer) => {
+        assert.doesNotMatch(answer.headers()["content-security-policy"], /unsafe|\*|https?:/);
+        assert.equal(await page.locator("main img, main script").count(), 0);
+        assert.equal(await page.evaluate(() => typeof globalThis.hacked), "undefined");
+        assert.equal(await page.locator(".release bdi").first().textContent(), `Release ${hostile}`);
+        assert.deepEqual(await page.locator(".badge").allTextContents(), ["latest"]);
+        assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector("table[role]")).borderCollapse), "collapse");
+        for (const link of await page.locator("header a, .release a:not(.notes a)").all()) {
+          const target = await link.evaluate((element) => element.href);
+          assert(target.startsWith(base), `${target} is not below ${base}`);
+          assert.equal((await fetch(target)).status, 200, target);
+        }
+      });
+    }
+  });
+
+  await check("what is copied from a release says so, by keyboard too", () =>
+    open(pages[1], {}, async (page) => {
+      const button = page.getByRole("button", { name: "Copy the command for app-2.tar.gz" });
+      await button.focus();
+      await page.keyboard.press("Enter");
+      await page.getByText("Copied the command for app-2.tar.gz").waitFor({ state: "attached" });
+      assert.equal(await page.getByRole("button", { name: "Copy the command that checks" }).count(), 1);
+    }),
+  );
+
+  await check("pages of releases fit a phone, stand out in light and dark, and need no JavaScript", async () => {
+    for (const path of pages) {
+      await open(path, phone, async (page) => assert.equal(await width(page), 390, path));
+      for (const colorScheme of ["light", "dark"]) {
+        await open(path, { colorScheme }, async (page) => assert((await contrast(page)) >= 4.5, `${path}, ${colorScheme}`));
+      }
+      await open(path, { javaScriptEnabled: false }, async (page) => {
+        assert(await page.locator(".command code").first().isVisible());
+        assert.equal(await page.getByRole("button").count(), 0);
+      });
+    }
+    await open(releases, { javaScriptEnabled: false }, async (page) => {
+      const older = page.locator(".release").nth(1);
+      assert(!(await older.locator("table[role]").isVisible()));
+      await older.locator("summary").click();
+      assert(await older.locator("table[role]").isVisible());
+    });
+  });
+
   const { paths } = await (await fetch(`${base}openapi.json`)).json();
   await check("/docs shows every operation", () =>
     open("docs", {}, async (page) => {
@@ -302,6 +385,9 @@ try {
   failed += 1;
   console.log(`FAIL the test itself: ${error.stack}`);
 } finally {
+  for (const { url } of published) {
+    await api("DELETE", url).catch((error) => console.error(error.message));
+  }
   for (const name of uploaded) {
     await send("DELETE", name).catch((error) => console.error(error.message));
   }

@@ -10,6 +10,8 @@
 mod access;
 mod assets;
 mod error;
+mod feed;
+mod graphql;
 mod json;
 mod links;
 mod notes;
@@ -17,6 +19,7 @@ mod openapi;
 mod page;
 mod releases;
 mod repository;
+mod sums;
 mod web;
 
 use aide::axum::{
@@ -27,7 +30,7 @@ use axum::{
     Router,
     extract::State,
     response::{IntoResponse, Redirect, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use http::{HeaderMap, HeaderValue, header};
 
@@ -53,8 +56,10 @@ pub(super) fn routes() -> ApiRouter<App> {
         .fold(router, |router, (path, method)| router.api_route(&format!("/api/v3{path}"), method));
     router
         .api_route("/api/v3", get_with(repository::root, openapi::root))
+        .api_route("/api/graphql", post_with(graphql::graphql, openapi::graphql))
         .api_route("/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload())
         .api_route("/{owner}/{repo}/releases", get_with(web::releases, openapi::releases_page))
+        .api_route("/{owner}/{repo}/releases.atom", get_with(web::feed, openapi::feed))
         .api_route("/{owner}/{repo}/releases/latest", get_with(web::latest, openapi::latest_page))
         .api_route(
             "/{owner}/{repo}/releases/latest/download/{name}",
@@ -72,6 +77,7 @@ pub(super) fn aliases() -> Router<App> {
     router
         .route("/api/v3/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload().into())
         .route("/api/v3/", get(repository::root))
+        .route("/graphql", post(graphql::graphql))
         // Else a client that reads its limits would wait for them.
         .route("/rate_limit", any(nothing))
         .route("/api/{*rest}", any(nothing))

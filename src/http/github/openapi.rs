@@ -1,6 +1,7 @@
 //! What the OpenAPI document says of the GitHub API beyond what the types say themselves.
 
 use aide::{
+    OperationInput as _,
     generate::in_context,
     openapi::{MediaType, Response},
 };
@@ -9,14 +10,19 @@ use schemars::json_schema;
 
 use super::{
     error::Body,
+    graphql,
     json::{AssetJson, ReleaseJson, UserJson},
     notes::NotesJson,
     repository::{MetaJson, RefJson, RepositoryJson, RootJson, TagJson},
 };
-use crate::http::openapi::{
-    CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, Field, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, Op, PACKAGE, RANGE, REPR_DIGEST, RETRY_AFTER, WEAK_ETAG, WWW_AUTHENTICATE,
-    X_CHECKSUM_SHA256, answers, asks, body, field, headers, media, not_modified,
+use crate::http::{
+    extract,
+    openapi::{
+        CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, Field, IF_MATCH, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, Op, PACKAGE, RANGE, REPR_DIGEST, RETRY_AFTER,
+        WEAK_ETAG, WWW_AUTHENTICATE, X_CHECKSUM_SHA256, answers, asks, body, field, headers, media,
+        not_modified,
+    },
 };
 
 const LINK: Field = field(
@@ -211,6 +217,32 @@ pub(super) fn meta(op: Op<'_>) -> Op<'_> {
 
 pub(super) fn root(op: Op<'_>) -> Op<'_> {
     one::<RootJson>(operation(op, "getRoot", "Where everything is", &[]))
+}
+
+pub(super) fn graphql(op: Op<'_>) -> Op<'_> {
+    let refused = [
+        (400, "The body is no JSON, or broke off."),
+        (401, "A token is needed for what was asked, and it is missing or not valid."),
+        (403, "Reads are private here, and the token may not read."),
+        (422, "The body is no query."),
+    ];
+    let mut op = operation(op, "graphql", "What `gh` asks about releases in GitHub's GraphQL", &refused);
+    in_context(|context| extract::Reader::operation_input(context, op.inner_mut()));
+    op.response_with::<200, Json<graphql::Answer>, _>(|answer| {
+        answer.description("What was asked for, or why not.")
+    })
+}
+
+pub(super) fn feed(op: Op<'_>) -> Op<'_> {
+    let mut op = read(op, "releasesFeed", "The newest releases as an Atom feed (RFC 4287)");
+    let answer = Response {
+        description: "The feed.".into(),
+        headers: headers(&[WEAK_ETAG]),
+        content: [("application/atom+xml".into(), media(json_schema!({ "type": "string" })))].into(),
+        ..Response::default()
+    };
+    answers(op.inner_mut(), 200, answer);
+    op
 }
 
 pub(super) fn releases_page(op: Op<'_>) -> Op<'_> {

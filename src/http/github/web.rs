@@ -1,24 +1,41 @@
 //! The paths that people and install scripts use: `/{owner}/{repo}/releases/…`.
 
+use std::ops::Range;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    access::{Asked, At, Reading},
+    access::{Asked, At, Reading, lenient},
     assets::send,
     error::{Refusal, Result},
+    feed,
     links::Links,
     releases::TagPath,
+    sums,
 };
 use crate::{
+    digest::Digest,
     error::Error,
-    http::{App, download::DownloadQuery},
-    releases::{name::TagName, record::Record},
+    http::{
+        App,
+        download::{self, DownloadQuery, File},
+        packages::respond,
+        pages,
+    },
+    releases::{
+        listing::Listing,
+        name::TagName,
+        record::{Asset, Record},
+    },
+    rendered::{Answer, Kind},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -48,8 +65,30 @@ pub(super) async fn download(
     let (tag, name) = path.path.rsplit_once('/').ok_or_else(Refusal::not_found)?;
     let tag = TagName::parse(tag).map_err(|_| Refusal::not_found())?;
     let record = app.releases.by_tag(&reading.repository, &tag).await?;
-    let asset = record.asset(name).ok_or_else(Refusal::not_found)?;
-    send(&app, &reading.repository, &record, asset, &query, &method, &headers).await
+    match record.asset(name) {
+        Some(asset) => send(&app, &reading.repository, &record, asset, &query, &method, &headers).await,
+        None => digests(&record, name, &method, &headers).await,
+    }
+}
+
+/// A file of digests that is no asset.
+async fn digests(record: &Record, name: &str, method: &Method, headers: &HeaderMap) -> Result<Response> {
+    let text = Bytes::from(sums::of(record, name).ok_or_else(Refusal::not_found)?);
+    let sha256 = Digest::of(&text);
+    let file = File {
+        name,
+        content_type: "text/plain; charset=utf-8",
+        size: text.len() as u64,
+        etag: &format!("\"{sha256}\""),
+        modified: record.updated_at,
+        sha256: Some(sha256),
+    };
+    let read = |range: Range<u64>| async move {
+        let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let part = bounds.map(|(start, end)| text.slice(start..end)).unwrap_or_default();
+        Ok(stream::once(async move { Ok(part) }).boxed())
+    };
+    Ok(download::answer(&file, method, headers, read).await?)
 }
 
 /// `GET …/releases/latest`: leads to the latest release's page.
@@ -70,8 +109,10 @@ pub(super) async fn latest_download(
 ) -> Result<Response> {
     let listing = app.releases.list(&reading.repository).await?;
     let latest = listing.latest().ok_or_else(Refusal::not_found)?;
-    let asset = latest.asset(&path.name).ok_or_else(Refusal::not_found)?;
-    found(links.download(latest, &asset.name))
+    if latest.asset(&path.name).is_none() && sums::of(latest, &path.name).is_none() {
+        return Err(Refusal::not_found());
+    }
+    found(links.download(latest, &path.name))
 }
 
 /// `GET …/releases/{tag}`: leads to the page of a release.
@@ -96,7 +137,9 @@ struct Brief<'a> {
 pub(super) async fn page(
     reading: Reading,
     State(app): State<App>,
+    links: Links,
     At(path): At<TagPath>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response> {
     let record = app.releases.by_tag(&reading.repository, &path.tag()?).await?;
@@ -105,15 +148,99 @@ pub(super) async fn page(
         let body = serde_json::to_string(&brief).map_err(|error| Error::Internal(error.into()))?;
         return Ok(([(header::CONTENT_TYPE, super::JSON), VARY], body).into_response());
     }
-    Ok(plain(record.title(), [&*record].into_iter()))
+    let listing = app.releases.list(&reading.repository).await?;
+    let release = shown(&record, &listing, &links);
+    let page = pages::release_page(&record.repository, &root(&uri), &release);
+    html(page, &headers)
+}
+
+/// How many releases there are on a page for people.
+const PER_PAGE: usize = 10;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct PagesQuery {
+    /// Which page: 1 is the first.
+    #[serde(default, deserialize_with = "lenient")]
+    #[schemars(with = "usize", skip_serializing_if = "Option::is_none")]
+    page: Option<usize>,
 }
 
 /// `GET …/releases`: a page.
-pub(super) async fn releases(reading: Reading, State(app): State<App>) -> Result<Response> {
+pub(super) async fn releases(
+    reading: Reading,
+    State(app): State<App>,
+    links: Links,
+    Asked(query): Asked<PagesQuery>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
     let listing = app.releases.list(&reading.repository).await?;
     reading.check_any(&listing)?;
-    let visible = listing.visible(false).map(|record| &**record);
-    Ok(plain(reading.repository.as_str(), visible))
+    let number = query.page.unwrap_or(1).max(1);
+    let count = listing.visible(false).count();
+    let shown: Vec<_> = listing
+        .visible(false)
+        .skip((number - 1).saturating_mul(PER_PAGE))
+        .take(PER_PAGE)
+        .map(|record| shown(record, &listing, &links))
+        .collect();
+    // As its publishers spell it.
+    let spelled = listing.visible(false).next().map(|record| record.repository.as_str());
+    let repository = spelled.unwrap_or(reading.repository.as_str());
+    let pages = count.div_ceil(PER_PAGE).max(1);
+    html(pages::releases_page(repository, &root(&uri), count, &shown, number, pages), &headers)
+}
+
+/// `GET …/releases.atom`
+pub(super) async fn feed(
+    reading: Reading,
+    State(app): State<App>,
+    links: Links,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let listing = app.releases.list(&reading.repository).await?;
+    reading.check_any(&listing)?;
+    let feed = || Ok::<_, Refusal>(feed::feed(&listing, &reading.repository, &links).into());
+    let answer = listing.rendered.get(Kind::Feed, links.web().as_str(), feed)?;
+    Ok(respond(answer, ATOM, &headers))
+}
+
+const ATOM: HeaderValue = HeaderValue::from_static("application/atom+xml; charset=utf-8");
+
+/// A release for a page.
+fn shown<'a>(record: &'a Record, listing: &Listing, links: &Links) -> pages::Release<'a> {
+    let asset = |asset: &'a Asset| pages::AssetRow {
+        name: &asset.name,
+        label: asset.label.as_deref(),
+        size: asset.size,
+        created_at: asset.created_at,
+        sha256: asset.sha256.to_string(),
+        url: links.download(record, &asset.name),
+    };
+    pages::Release {
+        title: record.title(),
+        tag: record.tag_name.as_str(),
+        url: links.page(record),
+        latest: listing.is_latest(record.id),
+        prerelease: record.prerelease,
+        published_at: record.published_at.unwrap_or(record.created_at),
+        author: &record.author,
+        notes: record.body.as_deref(),
+        assets: record.assets.iter().map(asset).collect(),
+        sums: links.download(record, sums::ALL),
+    }
+}
+
+/// Leads from the page of a request to the server's own root, so that it also holds behind a path prefix.
+fn root(uri: &Uri) -> String {
+    "../".repeat(uri.path().matches('/').count().saturating_sub(1))
+}
+
+fn html(page: std::result::Result<String, askama::Error>, headers: &HeaderMap) -> Result<Response> {
+    let page = page.map_err(|error| Error::Internal(error.into()))?;
+    let mut response = pages::harmless(respond(Answer::new(page.into()), pages::HTML, headers));
+    response.headers_mut().append(VARY.0, VARY.1);
+    Ok(response)
 }
 
 const VARY: (header::HeaderName, HeaderValue) = (header::VARY, HeaderValue::from_static("accept"));
@@ -121,23 +248,6 @@ const VARY: (header::HeaderName, HeaderValue) = (header::VARY, HeaderValue::from
 fn accepts_json(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     accept.contains("application/json")
-}
-
-/// The least page there can be.
-fn plain<'a>(title: &str, records: impl Iterator<Item = &'a Record>) -> Response {
-    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-    let rows = records.map(|record| format!("<li>{}</li>", escaped(record.title())));
-    let rows: Vec<String> = rows.collect();
-    let rows = rows.join("\n");
-    let body =
-        format!("<!doctype html>\n<title>{0}</title>\n<h1>{0}</h1>\n<ul>\n{rows}\n</ul>\n", escaped(title));
-    let fields = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        VARY,
-    ];
-    (fields, body).into_response()
 }
 
 /// A redirect with the one status that every client follows.

@@ -13,7 +13,7 @@ document.addEventListener("DOMContentLoaded", () => {
 function addCopyButtons(said) {
   for (const holder of document.querySelectorAll(".copy")) {
     const name = holder.closest("tr")?.querySelector("bdi").textContent;
-    const what = !name ? "the upload command" : holder.closest(".digest") ? `the SHA-256 of ${name}` : `the command for ${name}`;
+    const what = holder.dataset.what ?? (!name ? "the upload command" : holder.closest(".digest") ? `the SHA-256 of ${name}` : `the command for ${name}`);
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Copy";
