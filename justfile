@@ -23,6 +23,10 @@ test *args:
 browser-test:
     .ci/run browser
 
+# publish and download with real clients of GitHub: `just clients --minio PATH`
+clients *args:
+    tests/clients/run {{ args }}
+
 # measure against nginx, and print a table
 bench *args:
     benches/run.py {{ args }}
