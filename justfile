@@ -35,6 +35,10 @@ bench *args:
 bench-bucket *args:
     benches/bucket.py {{ args }}
 
+# measure a repository of many releases over a MinIO: `just bench-releases --minio PATH`
+bench-releases *args:
+    benches/releases.py {{ args }}
+
 # the whole stack of docker-compose.yml; needs Docker
 compose-test:
     tests/compose.sh
