@@ -53,11 +53,12 @@ pub(super) struct Asked {
     query: String,
     /// Which operation, if there are several.
     #[serde(default, rename = "operationName")]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     operation_name: Option<String>,
     /// The values of its variables.
     #[serde(default)]
-    #[schemars(with = "Option<HashMap<String, serde_json::Value>>")]
-    variables: Variables,
+    #[schemars(with = "Option<HashMap<String, serde_json::Value>>", skip_serializing_if = "Option::is_none")]
+    variables: Option<Variables>,
 }
 
 /// What a query came to.
@@ -136,7 +137,9 @@ pub(super) async fn graphql(
         Err(error) => Answer { data: Value::Null, errors: vec![error.into()] },
         Ok(document) => {
             let asking = Arc::new(Asking { app, links, authorization, refused: Mutex::default() });
-            let mut request = Request::new(asked.query).variables(asked.variables).data(Arc::clone(&asking));
+            let mut request = Request::new(asked.query)
+                .variables(asked.variables.unwrap_or_default())
+                .data(Arc::clone(&asking));
             request.operation_name = asked.operation_name;
             request.set_parsed_query(document);
             let response = schema::SCHEMA.execute(request).await;

@@ -159,9 +159,9 @@ const PER_PAGE: usize = 10;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct PagesQuery {
-    /// Which page: 1 is the first.
+    /// Which page: 1 is the first, and meant by what is no number.
     #[serde(default, deserialize_with = "lenient")]
-    #[schemars(with = "usize", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     page: Option<usize>,
 }
 
