@@ -39,13 +39,13 @@ const MAX_BODY: usize = 125_000;
 /// A page of a list.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 pub(super) struct PageQuery {
-    /// How many there are on a page: 30, at most 100.
+    /// How many there are on a page: 30 unless it is a number, at most 100.
     #[serde(default, deserialize_with = "lenient")]
-    #[schemars(with = "usize", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub(super) per_page: Option<usize>,
-    /// Which page: 1 is the first.
+    /// Which page: 1 is the first, and what it is unless it is a number.
     #[serde(default, deserialize_with = "lenient")]
-    #[schemars(with = "usize", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub(super) page: Option<usize>,
 }
 
