@@ -372,10 +372,7 @@ impl Inner {
                 Err(Error::Internal(anyhow::anyhow!("the store says `{key}` is unchanged, unasked")))
             }
             (Ok(Read::Fresh(text, etag)), _) => {
-                let version =
-                    Version { record: Arc::new(parse(key, &text)?), etag, text_bytes: text.len() as u64 };
-                self.records.insert(key.clone(), version.clone());
-                Ok(version)
+                Ok(self.remember(key.clone(), parse(key, &text)?, etag, text.len()))
             }
             (Err(error), _) => {
                 self.records.remove(key);
@@ -409,7 +406,7 @@ impl Inner {
     async fn swap(&self, repository: &Repository, from: &Version, next: Record) -> Result<Version> {
         let key = Key::record(repository, next.id);
         let text = render(&next)?;
-        let text_bytes = text.len() as u64;
+        let text_bytes = text.len();
         let etag = match self.storage.replace(&key, text, &from.etag).await {
             Ok(etag) => etag,
             // It may have happened all the same: then what is there knows its writer.
@@ -422,9 +419,14 @@ impl Inner {
                 return Err(error);
             }
         };
-        let version = Version { record: Arc::new(next), etag, text_bytes };
+        Ok(self.remember(key, next, etag, text_bytes))
+    }
+
+    /// Keeps what the store is known to have.
+    fn remember(&self, key: Key, record: Record, etag: String, text_bytes: usize) -> Version {
+        let version = Version { record: Arc::new(record), etag, text_bytes: text_bytes as u64 };
         self.records.insert(key, version.clone());
-        Ok(version)
+        version
     }
 
     async fn create(&self, repository: &Repository, new: NewRelease, author: &str) -> Result<Arc<Record>> {
@@ -442,13 +444,9 @@ impl Inner {
         let created = loop {
             let key = Key::record(repository, record.id);
             let text = render(&record)?;
-            let text_bytes = text.len() as u64;
+            let text_bytes = text.len();
             match self.storage.create(&key, text).await {
-                Ok(etag) => {
-                    let version = Version { record: Arc::new(record), etag, text_bytes };
-                    self.records.insert(key, version.clone());
-                    break version;
-                }
+                Ok(etag) => break self.remember(key, record, etag, text_bytes),
                 Err(Error::AlreadyExists(_)) if attempt < CLAIMS => {
                     attempt += 1;
                     record.id = ReleaseId::new(now(), rand::random());
@@ -559,10 +557,7 @@ impl Inner {
             let Some(next) = change(&from.record)? else { return Ok(from) };
             match self.swap(repository, &from, next.touched(now())).await {
                 Err(Error::Changed(what)) => tries.again(what).await?,
-                Err(error) => return Err(error),
-                Ok(written) => {
-                    return Ok(written);
-                }
+                swapped => return swapped,
             }
         }
     }
