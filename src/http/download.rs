@@ -107,10 +107,8 @@ async fn send(
         modified: package.modified,
         sha256: package.sha256,
     };
-    // A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
     if redirect
-        && method == Method::GET
-        && matches!(judge(&file, method, headers), Judgement::Whole | Judgement::Part(_))
+        && sends_bytes(&file, method, headers)
         && let Some(link) =
             app.packages.storage().link(name, &attachment(file.name), file.content_type).await?
     {
@@ -182,6 +180,13 @@ pub(super) enum Judgement {
     NotModified,
     Failed,
     Unsatisfiable,
+}
+
+/// Whether the answer is the bytes, or some of them: then the store itself may be asked for it.
+///
+/// A link is signed for GET alone. Conditions are ours to judge; a range is sent again by the client.
+pub(super) fn sends_bytes(file: &File<'_>, method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::GET && matches!(judge(file, method, headers), Judgement::Whole | Judgement::Part(_))
 }
 
 /// In the order of RFC 9110, section 13.2.2.

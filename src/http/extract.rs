@@ -1,6 +1,6 @@
 //! What handlers ask for: who is calling, and the parsed input. An extractor is named after what it grants.
 
-use std::{error::Error as _, string::ToString};
+use std::{error::Error as _, fmt, string::ToString};
 
 use aide::{
     OperationInput,
@@ -279,6 +279,11 @@ pub(super) fn check_length(headers: &HeaderMap, limit: u64, form: u64) -> Result
         Some(length) if length > limit.saturating_add(form) => Err(Error::TooLarge(limit)),
         _ => Ok(()),
     }
+}
+
+/// What a client is told whose body ended before its end.
+pub(super) fn broken_off(error: impl fmt::Display) -> Error {
+    Error::Invalid(format!("the upload broke off: {error}; send it again"))
 }
 
 /// What the client says its body has, in bytes.

@@ -24,7 +24,8 @@ use super::{
     App,
     base_url::BaseUrl,
     extract::{
-        Asked, Deleter, Name, NewName, Reader, Writer, check_length, content_length, declared_digest, switch,
+        Asked, Deleter, Name, NewName, Reader, Writer, broken_off, check_length, content_length,
+        declared_digest, switch,
     },
     pages,
 };
@@ -394,9 +395,7 @@ where
     E: std::fmt::Display,
 {
     while let Some(chunk) = bytes.next().await {
-        let chunk =
-            chunk.map_err(|error| Error::Invalid(format!("the upload broke off: {error}; send it again")))?;
-        receiving.write(chunk).await?;
+        receiving.write(chunk.map_err(broken_off)?).await?;
     }
     Ok(())
 }

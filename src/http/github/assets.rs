@@ -19,11 +19,10 @@ use super::{
     releases::ReleasePath,
 };
 use crate::{
-    error::Error,
     http::{
         App,
-        download::{self, DownloadQuery, File, Judgement},
-        extract::{content_length, declared_digest, switch},
+        download::{self, DownloadQuery, File},
+        extract::{broken_off, content_length, declared_digest, switch},
         packages::{json, whole_and_plain},
     },
     releases::{
@@ -87,8 +86,7 @@ pub(super) async fn upload(
         app.releases.upload(&repository, path.id()?, asset, content_length(&headers), actor).await?;
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
-        let broken = |error| Error::Invalid(format!("the upload broke off: {error}; send it again"));
-        receiving.write(piece.map_err(broken)?).await?;
+        receiving.write(piece.map_err(broken_off)?).await?;
     }
     let uploaded = receiving.commit(declared).await?;
     let (record, asset) = (&uploaded.record, &uploaded.asset);
@@ -144,8 +142,7 @@ pub(super) async fn send(
         sha256: Some(asset.sha256),
     };
     if query.redirects(app.downloads)
-        && method == Method::GET
-        && matches!(download::judge(&file, method, headers), Judgement::Whole | Judgement::Part(_))
+        && download::sends_bytes(&file, method, headers)
         && let Some(link) = app.releases.link(repository, asset, &download::attachment(&asset.name)).await?
     {
         return Ok(download::sent_by_store(link)?);
