@@ -66,6 +66,11 @@ impl<T: Send + Sync + 'static> Coalesced<T> {
         }
     }
 
+    /// Counts a caller who needed no flight.
+    pub(crate) fn spared(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many callers there have been.
     pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)

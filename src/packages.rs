@@ -38,6 +38,10 @@ use crate::{
     storage::{Found, Storage, Upload},
 };
 
+/// How long a listing is taken to hold because the store says that nothing changed. Not for ever: what a store cannot see
+/// (see `storage/watch.rs`) shows after this at the latest.
+const PROVED: Duration = Duration::from_secs(1);
+
 /// How long a digest that the last listing did not know is taken to be unknown still.
 const UNKNOWN_DIGEST: Duration = Duration::from_secs(1);
 
@@ -377,9 +381,15 @@ impl Packages {
         self.0.unhashed.notified().await;
     }
 
-    /// A listing begun after this call, whatever `listing_max_age` says.
+    /// A listing that shows the store as it is after this call began, whatever `listing_max_age` says.
     pub(crate) async fn fresh(&self) -> Result<Arc<Listing>> {
-        self.0.listings.answer().await
+        match self.0.proved() {
+            Some(listing) => {
+                self.0.listings.spared();
+                Ok(listing)
+            }
+            None => self.0.listings.answer().await,
+        }
     }
 
     /// Remembers the digest of a package that had no marker.
@@ -439,6 +449,18 @@ impl Inner {
         last.as_ref().filter(|last| last.begun.elapsed() <= age).map(|last| Arc::clone(&last.listing))
     }
 
+    /// The last listing, if the store is known to be still as it shows.
+    fn proved(&self) -> Option<Arc<Listing>> {
+        let now = self.storage.generation()?;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |last: &&Last| {
+            last.found.generation == Some(now)
+                && last.begun.elapsed() <= PROVED
+                && last.listing.expires.is_none_or(|expires| Utc::now() < expires)
+        };
+        last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
+    }
+
     /// Lists the store; if nothing changed, the last listing and every answer made from it are kept.
     async fn fly(&self) -> Result<Arc<Listing>> {
         let (begun, now) = (Instant::now(), Utc::now());
@@ -446,10 +468,10 @@ impl Inner {
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(last) = last.as_mut()
-                && last.found == found
+                && last.found.shows_the_same(&found)
                 && last.listing.expires.is_none_or(|expires| now < expires)
             {
-                last.begun = begun;
+                (last.begun, last.found.generation) = (begun, found.generation);
                 return Ok(Arc::clone(&last.listing));
             }
         }

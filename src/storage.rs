@@ -32,6 +32,7 @@ pub mod probe;
 mod removal;
 pub mod repos;
 mod tolerant;
+mod watch;
 
 use std::{fmt, path::Path as FilePath, sync::Arc, time::Duration};
 
@@ -56,10 +57,11 @@ use crate::{
 };
 use blocks::BLOCK_BYTES;
 use bucket::Bucket;
-use directory::Directory;
+use directory::{Directory, Survey};
 use measured::Measured;
 use memory::Memory;
 use removal::Removals;
+pub use watch::Generation;
 
 /// The folder of the server's own objects.
 const CONTROL: &str = ".release-server";
@@ -108,7 +110,7 @@ impl Token {
 }
 
 /// What a listing of the store found; packages without a marker are not described by any.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The packages, in no order.
     pub objects: Vec<ObjectMeta>,
@@ -116,6 +118,16 @@ pub struct Found {
     pub markers: Vec<String>,
     /// Entries left out: links, unreadable ones, names that cannot be keys.
     pub skipped: u64,
+    /// The state of the store that this shows, or an earlier one, where [`Storage::generation`] can tell it from others.
+    pub generation: Option<Generation>,
+}
+
+impl Found {
+    /// Whether both found the same, be it at different times.
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        let Self { objects, markers, skipped, generation: _ } = other;
+        (&self.objects, &self.markers, &self.skipped) == (objects, markers, skipped)
+    }
 }
 
 impl Storage {
@@ -221,14 +233,22 @@ impl Storage {
         let folder = key(&["packages"]);
         if let Engine::Directory(directory) = &self.engine {
             let survey = self.metrics.operation(Operation::List, directory.survey(&folder)).await;
-            let (markers, found) = survey.map_err(at("the packages"))?;
-            return Ok(Found { objects: found.objects, markers, skipped: directory.skipped() });
+            let Survey { generation, names: markers, root } = survey.map_err(at("the packages"))?;
+            return Ok(Found { objects: root.objects, markers, skipped: directory.skipped(), generation });
         }
         let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
         let markers = self.objects.list(Some(&folder)).map_ok(names).try_filter_map(future::ok).try_collect();
         let markers = markers.await.map_err(at("the markers"))?;
         let found = self.objects.list_with_delimiter(None).await.map_err(at("the packages"))?;
-        Ok(Found { objects: found.objects, markers, skipped: 0 })
+        Ok(Found { objects: found.objects, markers, skipped: 0, generation: None })
+    }
+
+    /// The state that the packages of the store are in now, where that can be known without asking it.
+    pub fn generation(&self) -> Option<Generation> {
+        match &self.engine {
+            Engine::Directory(directory) => directory.generation(),
+            Engine::Bucket(_) | Engine::Memory(_) => None,
+        }
     }
 
     /// Size, ETag and time of a package.

@@ -44,6 +44,7 @@ use super::{
     CONTROL,
     blocks::{BLOCK_BYTES, Blocks},
     errands::Errands,
+    watch::{Generation, Watch},
 };
 
 const STORE: &str = "Directory";
@@ -63,8 +64,19 @@ struct Inner {
     turn: Mutex<()>,
     errands: Errands,
     blocks: Blocks,
+    watch: Watch,
     /// Entries left out of the last listing of the root.
     skipped: AtomicU64,
+}
+
+/// What a look at the directory found.
+pub(super) struct Survey {
+    /// The state that this shows, or an earlier one.
+    pub(super) generation: Option<Generation>,
+    /// The names in a folder, without a look at each file.
+    pub(super) names: Vec<String>,
+    /// The entries of the root.
+    pub(super) root: ListResult,
 }
 
 impl Directory {
@@ -96,6 +108,7 @@ impl Directory {
             turn: Mutex::new(()),
             errands: Errands::default(),
             blocks: Blocks::default(),
+            watch: Watch::new(),
             skipped: AtomicU64::new(0),
         }))
     }
@@ -143,11 +156,24 @@ impl Directory {
         let _ = pruned.await;
     }
 
-    /// The names in a folder of ours, without a look at each file, and after that the root's entries.
+    /// Looks at a folder of ours, and after that at the root.
     ///
     /// At one go: waking a thread costs as much as listing a few packages.
-    pub(super) async fn survey(&self, folder: &Path) -> Result<(Vec<String>, ListResult)> {
-        self.run(folder, |inner, folder| Ok((names_in(&folder)?, inner.list(&Path::default())?))).await
+    pub(super) async fn survey(&self, folder: &Path) -> Result<Survey> {
+        self.run(folder, |inner, folder| {
+            Ok(Survey {
+                // First: what changes after this makes another generation.
+                generation: inner.watch.begin(&[&inner.root, &folder]),
+                names: names_in(&folder)?,
+                root: inner.list(&Path::default())?,
+            })
+        })
+        .await
+    }
+
+    /// The state that what was surveyed last is in now, where the kernel can tell.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.0.watch.generation()
     }
 
     /// Removes staged files that no living process holds.
