@@ -16,7 +16,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Version, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::{
@@ -32,6 +32,9 @@ const STILL: Duration = Duration::from_secs(5);
 /// The request, with a body whose rest is read when it is dropped. One that stands still for `stall_limit` is not
 /// waited for.
 pub(super) fn around(request: Request<Incoming>, stall_limit: Duration) -> Request<Body> {
+    if request.body().is_end_stream() {
+        return request.map(|_| Body::empty());
+    }
     let waits = request.headers().contains_key(header::EXPECT);
     if request.version() >= Version::HTTP_2 {
         return request.map(Body::new);

@@ -31,6 +31,7 @@ use std::{
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
@@ -42,9 +43,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
@@ -122,12 +124,11 @@ pub async fn serve(
     // Routes are prepared here once instead of at every request.
     let app = app.with_state(());
     let http = Arc::new(protocol(limits));
-    let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
+    let mut connections = JoinSet::new();
     let Listener { tcp, tls, metrics } = listener.into();
     let mut door = Door::new(tcp, limits.max_connections);
 
-    let welcome = |stream: TcpStream, peer, place: OwnedSemaphorePermit| {
+    let welcome = |connections: &mut JoinSet<()>, stream: TcpStream, peer, place: OwnedSemaphorePermit| {
         configure(&stream, limits.stall_timeout);
         let connection = Connection {
             app: app.clone(),
@@ -139,36 +140,38 @@ pub async fn serve(
         };
         let served = connection.welcome(stream, tls.clone(), Arc::clone(&http));
         let open = metrics.connected();
-        connections.spawn(cut.clone().run_until_cancelled_owned(async move {
+        connections.spawn(async move {
             served.await;
             drop((place, open));
-        }));
+        });
     };
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, peer, place) = tokio::select! {
             biased;
             () = &mut shutdown => break,
+            // Those that have ended are forgotten.
+            Some(_) = connections.join_next() => continue,
             accepted = door.next() => accepted,
         };
-        welcome(stream, peer, place);
+        welcome(&mut connections, stream, peer, place);
     }
 
     // First: who comes in from here on is told to go after the first request.
     draining.0.cancel();
     for (stream, peer, place) in door.close() {
-        welcome(stream, peer, place);
+        welcome(&mut connections, stream, peer, place);
     }
-    connections.close();
+    while connections.try_join_next().is_some() {}
     tracing::info!(event = "shutdown", connections = connections.len(), "stopping: no new connections");
-    if timeout(limits.shutdown_grace, connections.wait()).await.is_err() {
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.shutdown_grace, ended).await.is_err() {
         tracing::warn!(
             event = "shutdown",
             connections = connections.len(),
             "cutting what is still in flight"
         );
-        cut.cancel();
-        connections.wait().await;
+        connections.shutdown().await;
     }
 }
 
@@ -355,7 +358,8 @@ impl Connection {
             }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-        let let_go = async {
+        // Polled when it is woken itself, not whenever the connection is: that is at every request.
+        let mut let_go = FuturesUnordered::from_iter([async {
             tokio::select! {
                 // hyper's own time-out for heads begins only once it knows the protocol, and never in HTTP/2.
                 () = activity.idle_for(idle_limit) => {}
@@ -364,10 +368,11 @@ impl Connection {
                     activity.leave(idle_limit.min(LAST_WORD)).await;
                 } => {}
             }
-        };
+        }]);
         let ended = tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
-            () = let_go => {
+            _ = let_go.next() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection.as_mut() => ended,
@@ -570,7 +575,7 @@ mod tests {
         assert!(!is_the_clients(&io::Error::from_raw_os_error(24)));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn idleness_is_counted_from_the_end_of_the_last_request() {
         let activity = Arc::new(Activity::new());
         let start = Instant::now();
@@ -581,6 +586,6 @@ mod tests {
         });
         activity.idle_for(Duration::from_millis(60)).await;
         let elapsed = start.elapsed().as_millis();
-        assert!((160..240).contains(&elapsed), "{elapsed} ms");
+        assert!((160..165).contains(&elapsed), "{elapsed} ms");
     }
 }
