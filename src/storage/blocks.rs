@@ -1,7 +1,13 @@
 //! Memory for the blocks that files are read in, used again: fresh memory costs a page fault every 4 KiB, a tenth of
 //! what sending a large file takes.
+//!
+//! Each reader who is slow to take a block holds it meanwhile. When many do, the next blocks are small ones, so that a
+//! thousand slow readers cost tens of megabytes and not half a gigabyte.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 
@@ -9,23 +15,46 @@ use bytes::Bytes;
 /// throughput.
 pub(super) const BLOCK_BYTES: usize = 512 * 1024;
 
+/// As much while [`PLENTY`] is in use.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// How much of all blocks together may be large ones, in bytes: 64 readers' worth.
+const PLENTY: usize = 64 * BLOCK_BYTES;
+
 /// How many that nobody uses are kept.
 const SPARE: usize = 16;
 
-/// Blocks that nobody uses at the moment. Clones share them.
+/// The blocks of a directory. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(super) struct Blocks(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Those that nobody uses at the moment.
+    spare: Mutex<Vec<Vec<u8>>>,
+    /// What the others hold, in bytes.
+    used: AtomicUsize,
+}
 
 impl Blocks {
+    /// How much is to be read next, in bytes.
+    pub(super) fn next_bytes(&self) -> u64 {
+        let plenty = self.0.used.load(Relaxed) >= PLENTY;
+        (if plenty { SMALL_BYTES } else { BLOCK_BYTES }) as u64
+    }
+
     /// An empty block with room for `length` bytes.
     pub(super) fn take(&self, length: usize) -> Block {
         // A small file gets what it needs: it may stay in the cache.
-        let used = if length == BLOCK_BYTES { self.spare().pop() } else { None };
-        Block { bytes: used.unwrap_or_else(|| Vec::with_capacity(length)), home: self.clone() }
+        let again = if length == BLOCK_BYTES { self.spare().pop() } else { None };
+        let bytes = again.unwrap_or_else(|| Vec::with_capacity(length));
+        let held = bytes.capacity();
+        self.0.used.fetch_add(held, Relaxed);
+        Block { bytes, held, home: self.clone() }
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,6 +62,8 @@ impl Blocks {
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
+    /// As much as was counted when it was taken, in bytes.
+    held: usize,
     home: Blocks,
 }
 
@@ -50,6 +81,7 @@ impl AsRef<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        self.home.0.used.fetch_sub(self.held, Relaxed);
         let mut spare = self.home.spare();
         if self.bytes.capacity() == BLOCK_BYTES && spare.len() < SPARE {
             let mut bytes = std::mem::take(&mut self.bytes);
@@ -81,5 +113,16 @@ mod tests {
         drop(many);
         drop(blocks.take(7));
         assert_eq!(blocks.spare().len(), SPARE);
+    }
+
+    #[test]
+    fn many_who_hold_blocks_get_small_ones() {
+        let blocks = Blocks::default();
+        let take = || blocks.take(usize::try_from(blocks.next_bytes()).unwrap());
+        let held: Vec<Block> = (0..1000).map(|_| take()).collect();
+        let bytes: usize = held.iter().map(|block| block.bytes.capacity()).sum();
+        assert!((PLENTY..PLENTY + 1000 * SMALL_BYTES).contains(&bytes), "{bytes}");
+        drop(held);
+        assert_eq!(blocks.next_bytes(), BLOCK_BYTES as u64);
     }
 }

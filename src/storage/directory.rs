@@ -42,7 +42,7 @@ use rustix::fs::OFlags;
 
 use super::{
     CONTROL,
-    blocks::{BLOCK_BYTES, Blocks},
+    blocks::Blocks,
     errands::Errands,
     watch::{Generation, Watch},
 };
@@ -580,7 +580,7 @@ fn blocks(
             if range.is_empty() {
                 return Ok(None);
             }
-            let end = range.end.min(range.start + BLOCK_BYTES as u64);
+            let end = range.end.min(range.start + memory.next_bytes());
             let (reader, start) = (Arc::clone(&file), range.start);
             let block = tokio::task::spawn_blocking(move || read_block(&reader, start..end, &memory))
                 .await

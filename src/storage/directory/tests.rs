@@ -13,6 +13,7 @@ use object_store::{GetRange, ObjectStoreExt};
 use tempfile::TempDir;
 
 use super::*;
+use crate::storage::blocks::BLOCK_BYTES;
 
 /// A file of several blocks is read in several pieces.
 const BLOCK: u64 = BLOCK_BYTES as u64;
