@@ -15,13 +15,10 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
-use futures_util::{StreamExt, TryStreamExt, future, stream, stream::BoxStream};
+use futures_util::{StreamExt, future, stream};
 use object_store::{GetOptions, ObjectMeta};
-use quick_cache::{Weighter, sync::Cache};
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use quick_cache::sync::Cache;
+use tokio::{sync::Notify, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
@@ -31,16 +28,17 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     marker::{Marker, Source, name_hash},
-    metrics::{self, Amount, CacheLookup, Metrics, Sample},
+    metrics::{self, Amount, Metrics, Sample},
     name::PackageName,
     rendered::Rendered,
     retention::{Candidate, Decision, Origin, Policy, decide},
-    storage::{Found, Storage, Upload},
+    storage::{Content, Found, Storage, Upload},
 };
 
 /// How long a listing is taken to hold because the store says that nothing changed. Not for ever: what a store cannot see
-/// (see `storage/watch.rs`) shows after this at the latest.
+/// (see `storage/watch.rs`) shows after this, or after [`PROVED_TIMES`] as long as a listing takes.
 const PROVED: Duration = Duration::from_secs(1);
+const PROVED_TIMES: u32 = 20;
 
 /// How long a digest that the last listing did not know is taken to be unknown still.
 const UNKNOWN_DIGEST: Duration = Duration::from_secs(1);
@@ -186,9 +184,6 @@ struct Inner {
     listings: Arc<Coalesced<Listing>>,
     last: Mutex<Option<Last>>,
     sidecars: Cache<(PackageName, String), Option<Digest>>,
-    cache: Cache<(PackageName, String), Bytes, ByBytes>,
-    cache_room: Semaphore,
-    max_cached_bytes: u64,
     changed: Notify,
     unhashed: Notify,
     metrics: Metrics,
@@ -197,17 +192,9 @@ struct Inner {
 /// What the last flight found, and what was made of it.
 struct Last {
     begun: Instant,
+    took: Duration,
     found: Found,
     listing: Arc<Listing>,
-}
-
-#[derive(Clone)]
-struct ByBytes;
-
-impl Weighter<(PackageName, String), Bytes> for ByBytes {
-    fn weight(&self, _: &(PackageName, String), bytes: &Bytes) -> u64 {
-        bytes.len() as u64
-    }
 }
 
 impl Packages {
@@ -224,11 +211,9 @@ impl Packages {
                     }
                 })
             });
-            let cache = &config.cache;
-            let room = usize::try_from(cache.total_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
             Inner {
                 metrics: storage.metrics(),
-                storage,
+                storage: storage.keeping(&config.cache),
                 policy: Policy::from(config),
                 read_only: config.read_only,
                 max_upload_bytes: config.max_upload_bytes,
@@ -236,9 +221,6 @@ impl Packages {
                 listings,
                 last: Mutex::new(None),
                 sidecars: Cache::new(16_384),
-                cache: Cache::with_weighter(1024, cache.total_bytes, ByBytes),
-                cache_room: Semaphore::new(room),
-                max_cached_bytes: if cache.total_bytes == 0 { 0 } else { cache.max_package_bytes },
                 changed: Notify::new(),
                 unhashed: Notify::new(),
             }
@@ -256,7 +238,7 @@ impl Packages {
         let mut sample = Sample {
             listing_requests: self.0.listings.asked(),
             listing_flights: self.0.listings.flights(),
-            cache_bytes: self.0.cache.weight(),
+            cache_bytes: self.0.storage.kept_bytes(),
             ..Sample::default()
         };
         if let Some(listing) = self.0.recent(Duration::MAX) {
@@ -321,6 +303,17 @@ impl Packages {
 
     /// A package, ready to be read; `Error::Changed` if it was replaced while its digest was looked for.
     pub async fn open(&self, name: &PackageName) -> Result<Opened> {
+        if let Some(package) = self.0.proved().as_ref().and_then(|listing| listing.find(name)) {
+            return Ok(Opened {
+                inner: Arc::clone(&self.0),
+                name: name.clone(),
+                size: package.size,
+                etag: package.etag.clone(),
+                modified: package.modified,
+                sha256: package.sha256,
+            });
+        }
+        self.prove();
         let ObjectMeta { size, e_tag, last_modified, .. } = self.0.storage.find(name).await?;
         let etag = e_tag.unwrap_or_default();
         let sha256 = self.digest(name, &etag).await;
@@ -425,6 +418,16 @@ impl Packages {
         same(&*self.fresh().await.ok()?)?.sha256
     }
 
+    /// Lists the store, if that lets downloads do without looking at it for a while, and has not been done for a while.
+    fn prove(&self) {
+        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = last.as_ref().is_some_and(|last| !last.is_young());
+        if is_old && self.0.storage.generation().is_some() {
+            let listings = Arc::clone(&self.0.listings);
+            tokio::spawn(async move { listings.answer().await.map(drop) });
+        }
+    }
+
     async fn remove_sidecar(&self, listing: &Listing, name: &PackageName) -> Result<()> {
         let Some(sidecar) = listing.sidecars.get(name) else {
             return Ok(());
@@ -436,6 +439,13 @@ impl Packages {
             Err(Error::NotFound(_) | Error::Changed(_)) => Ok(()),
             removed => removed,
         }
+    }
+}
+
+impl Last {
+    /// Whether so little time has passed that only a change that the store sees can have made it wrong.
+    fn is_young(&self) -> bool {
+        self.begun.elapsed() <= PROVED.max(self.took * PROVED_TIMES)
     }
 }
 
@@ -455,10 +465,17 @@ impl Inner {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |last: &&Last| {
             last.found.generation == Some(now)
-                && last.begun.elapsed() <= PROVED
+                && last.is_young()
                 && last.listing.expires.is_none_or(|expires| Utc::now() < expires)
         };
         last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
+    }
+
+    /// Takes no listing made so far for proved: the store does not look as it says.
+    fn doubt(&self) {
+        if let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            last.found.generation = None;
+        }
     }
 
     /// Lists the store; if nothing changed, the last listing and every answer made from it are kept.
@@ -471,7 +488,7 @@ impl Inner {
                 && last.found.shows_the_same(&found)
                 && last.listing.expires.is_none_or(|expires| now < expires)
             {
-                (last.begun, last.found.generation) = (begun, found.generation);
+                (last.begun, last.took, last.found.generation) = (begun, begun.elapsed(), found.generation);
                 return Ok(Arc::clone(&last.listing));
             }
         }
@@ -490,7 +507,7 @@ impl Inner {
                  names with control characters"
             );
         }
-        *last = Some(Last { begun, found, listing: Arc::clone(&listing) });
+        *last = Some(Last { begun, took: begun.elapsed(), found, listing: Arc::clone(&listing) });
         Ok(listing)
     }
 
@@ -747,49 +764,11 @@ impl Opened {
     }
 
     /// The bytes of `range`; `Error::Changed` if the package was replaced since it was opened.
-    pub async fn read(&self, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
-        if let Some(bytes) = self.cached().await? {
-            let bounds = |bound| usize::try_from(bound).unwrap_or(usize::MAX);
-            let part = bytes.slice(bounds(range.start)..bounds(range.end));
-            return Ok(stream::once(async { Ok(part) }).boxed());
+    pub async fn read(&self, range: Range<u64>) -> Result<Content> {
+        let read = self.inner.storage.bytes_of(&self.name, &self.etag, self.size, range).await;
+        if let Err(Error::Changed(_) | Error::NotFound(_)) = read {
+            self.inner.doubt();
         }
-        self.stream(range).await
-    }
-
-    /// The whole package, if it is small enough for the cache.
-    async fn cached(&self) -> Result<Option<Bytes>> {
-        let inner = &self.inner;
-        if self.size == 0 || self.size > inner.max_cached_bytes {
-            return Ok(None);
-        }
-        let key = (self.name.clone(), self.etag.clone());
-        if let Some(bytes) = inner.cache.get(&key) {
-            inner.metrics.cache(CacheLookup::Hit);
-            return Ok(Some(bytes));
-        }
-        inner.metrics.cache(CacheLookup::Miss);
-        // What is being read for the cache must not outgrow it.
-        let Ok(_room) = inner.cache_room.try_acquire_many(u32::try_from(self.size).unwrap_or(u32::MAX))
-        else {
-            return Ok(None);
-        };
-        let read = async {
-            let blocks: Vec<Bytes> = self.stream(0..self.size).await?.try_collect().await?;
-            Ok(match <[Bytes; 1]>::try_from(blocks) {
-                Ok([only]) => only,
-                Err(blocks) => blocks.concat().into(),
-            })
-        };
-        inner.cache.get_or_insert_async(&key, read).await.map(Some)
-    }
-
-    async fn stream(&self, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let options = GetOptions::new().with_if_match(Some(self.etag.clone()));
-        let options = if range == (0..self.size) { options } else { options.with_range(Some(range)) };
-        let name = self.name.to_string();
-        let bytes = self.inner.storage.open(&self.name, options).await?.into_stream();
-        let broken =
-            move |error| Error::Unavailable(anyhow::Error::new(error).context(format!("reading `{name}`")));
-        Ok(bytes.map_err(broken).boxed())
+        read
     }
 }

@@ -26,6 +26,7 @@ mod blocks;
 mod bucket;
 mod directory;
 mod errands;
+mod hot;
 mod measured;
 mod memory;
 pub mod probe;
@@ -34,11 +35,14 @@ pub mod repos;
 mod tolerant;
 mod watch;
 
-use std::{fmt, path::Path as FilePath, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, path::Path as FilePath, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, future, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt, TryStreamExt, future,
+    stream::{BoxStream, FuturesUnordered},
+};
 use object_store::{
     GetOptions, GetResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, path::Path, prefix::PrefixStore,
@@ -49,6 +53,7 @@ use tokio::{
 };
 
 use crate::{
+    config,
     digest::{Digest, Hasher},
     error::{Error, Result},
     marker::Marker,
@@ -58,6 +63,8 @@ use crate::{
 use blocks::BLOCK_BYTES;
 use bucket::Bucket;
 use directory::{Directory, Survey};
+pub use hot::Content;
+use hot::HotFiles;
 use measured::Measured;
 use memory::Memory;
 use removal::Removals;
@@ -88,6 +95,7 @@ pub struct Storage {
     engine: Engine,
     /// What uploads may hold in memory, all together, in bytes.
     upload_memory: Arc<Semaphore>,
+    hot: Arc<HotFiles>,
     metrics: Metrics,
 }
 
@@ -203,7 +211,19 @@ impl Storage {
         let permits = usize::try_from(upload_memory_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         // One part must always fit.
         let upload_memory = Arc::new(Semaphore::new(permits.max(PART_BYTES)));
-        Self { objects, engine, upload_memory, metrics: Metrics::default() }
+        let hot = Arc::new(HotFiles::new(&config::Cache { total_bytes: 0, max_package_bytes: 0 }));
+        Self { objects, engine, upload_memory, hot, metrics: Metrics::default() }
+    }
+
+    /// The same store, keeping small files in memory within these limits.
+    #[must_use]
+    pub fn keeping(self, limits: &config::Cache) -> Self {
+        Self { hot: Arc::new(HotFiles::new(limits)), ..self }
+    }
+
+    /// What small files take in memory, in bytes.
+    pub fn kept_bytes(&self) -> u64 {
+        self.hot.bytes()
     }
 
     /// The same store, each operation of which is counted from here on; and so is all that is built upon it.
@@ -259,6 +279,22 @@ impl Storage {
     /// A package's size, ETag and time, and the bytes that `options` ask for.
     pub async fn open(&self, name: &PackageName, options: GetOptions) -> Result<GetResult> {
         self.objects.get_opts(&package(name), options).await.map_err(at(name.as_str()))
+    }
+
+    /// The bytes of `range` of a package of `size` bytes at this ETag; `Error::Changed` if it has another by now.
+    pub async fn bytes_of(
+        &self,
+        name: &PackageName,
+        etag: &str,
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<Content> {
+        let read = async |range: Range<u64>| {
+            let options = GetOptions::new().with_if_match(Some(etag.to_owned()));
+            let options = if range == (0..size) { options } else { options.with_range(Some(range)) };
+            Ok(stream_of(self.open(name, options).await?, name.to_string()))
+        };
+        self.hot.read((name.as_str(), etag), size, range, self.metrics, read).await
     }
 
     /// A link by which anybody can fetch the package from the store itself for [`LINK_LIFETIME`], answered with these
@@ -589,6 +625,13 @@ fn key(parts: &[&str]) -> Path {
 /// Both callers give only what parses: a [`PackageName`] is one clean segment, our own keys are plain ASCII.
 fn key_of(text: &str) -> Path {
     Path::parse(text).unwrap_or_default()
+}
+
+/// The bytes that were found, in the domain's words.
+fn stream_of(found: GetResult, what: String) -> BoxStream<'static, Result<Bytes>> {
+    let broken =
+        move |error| Error::Unavailable(anyhow::Error::new(error).context(format!("reading `{what}`")));
+    found.into_stream().map_err(broken).boxed()
 }
 
 /// Puts a store's error into the domain's words, naming what it was about.

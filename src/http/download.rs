@@ -8,9 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::BoxStream;
 use headers::{
     ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified,
 };
@@ -30,6 +28,7 @@ use crate::{
     digest::Digest,
     error::{Error, Result},
     name::PackageName,
+    storage::Content,
 };
 
 /// A package replaced while a request ran is opened again this often.
@@ -143,10 +142,8 @@ pub(super) struct File<'a> {
     pub(super) sha256: Option<Digest>,
 }
 
-type Blocks = BoxStream<'static, Result<Bytes>>;
-
 /// The answer to a request for a file, whose bytes `read` begins to send.
-pub(super) async fn answer<R: Future<Output = Result<Blocks>>>(
+pub(super) async fn answer<R: Future<Output = Result<Content>>>(
     package: &File<'_>,
     method: &Method,
     headers: &HeaderMap,
@@ -239,7 +236,7 @@ pub(super) fn judge(package: &File<'_>, method: &Method, headers: &HeaderMap) ->
     }
 }
 
-async fn with_bytes<R: Future<Output = Result<Blocks>>>(
+async fn with_bytes<R: Future<Output = Result<Content>>>(
     package: &File<'_>,
     method: &Method,
     status: StatusCode,
@@ -247,7 +244,13 @@ async fn with_bytes<R: Future<Output = Result<Blocks>>>(
     read: impl FnOnce(Range<u64>) -> R,
 ) -> Result<Response> {
     let length = range.end - range.start;
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(read(range).await?) };
+    let body = match method {
+        &Method::HEAD => Body::empty(),
+        _ => match read(range).await? {
+            Content::Bytes(bytes) => bytes.into(),
+            Content::Stream(bytes) => Body::from_stream(bytes),
+        },
+    };
     let mut response = (status, body).into_response();
     insert(&mut response, header::CONTENT_LENGTH, length.to_string())?;
     insert(&mut response, header::CONTENT_TYPE, package.content_type.to_owned())?;

@@ -9,8 +9,6 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::GetOptions;
 use serde_json::Map;
 
 use super::{
@@ -24,7 +22,7 @@ use crate::{
     audit::{self, Action, Actor},
     digest::Digest,
     error::{Breach, Error, Result},
-    storage::{Upload, repos::Key},
+    storage::{Content, Upload, repos::Key},
 };
 
 /// The most assets of a release, as on GitHub.
@@ -186,23 +184,8 @@ impl Releases {
     }
 
     /// The bytes of `range` of an asset; they never change.
-    pub async fn read(
-        &self,
-        repository: &Repository,
-        asset: &Asset,
-        range: Range<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let key = key_of(repository, asset)?;
-        let whole = range == (0..asset.size);
-        let options = GetOptions::new().with_range((!whole).then_some(range));
-        let found = self.0.storage.open_at(&key, options).await?;
-        if found.meta.size != asset.size {
-            let error = anyhow::anyhow!("`{key}` has {} bytes instead of {}", found.meta.size, asset.size);
-            return Err(Error::Internal(error));
-        }
-        let broken =
-            move |error| Error::Unavailable(anyhow::Error::new(error).context(format!("reading `{key}`")));
-        Ok(found.into_stream().map_err(broken).boxed())
+    pub async fn read(&self, repository: &Repository, asset: &Asset, range: Range<u64>) -> Result<Content> {
+        self.0.storage.bytes_at(&key_of(repository, asset)?, asset.size, range).await
     }
 
     /// A link by which anybody can fetch the asset from the store itself for a while; `None` where there are none.

@@ -6,17 +6,16 @@
 //! - After [`Error::Unavailable`] it is not known whether the write happened: read again.
 //! - No key here is ever the parent of another.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use object_store::{
-    Error as StoreError, GetOptions, GetResult, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
-    path::Path,
+    Error as StoreError, GetOptions, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, path::Path,
 };
 
-use super::{Engine, LINK_LIFETIME, REPOS, Storage, Upload, at, key_of};
+use super::{Content, Engine, LINK_LIFETIME, REPOS, Storage, Upload, at, key_of, stream_of};
 use crate::{
     error::{Error, Result},
     releases::{
@@ -202,9 +201,18 @@ impl Storage {
         self.upload_at(key.0.clone(), PutMode::Create, length)
     }
 
-    /// An object's size, ETag and time, and the bytes that `options` ask for.
-    pub async fn open_at(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
-        self.objects.get_opts(&key.0, options).await.map_err(at(key.as_str()))
+    /// The bytes of `range` of what was uploaded to a key, `size` bytes in all. They never change.
+    pub async fn bytes_at(&self, key: &Key, size: u64, range: Range<u64>) -> Result<Content> {
+        let read = async |range: Range<u64>| {
+            let options = GetOptions::new().with_range((range != (0..size)).then_some(range));
+            let found = self.objects.get_opts(&key.0, options).await.map_err(at(key.as_str()))?;
+            if found.meta.size != size {
+                let error = anyhow::anyhow!("`{key}` has {} bytes instead of {size}", found.meta.size);
+                return Err(Error::Internal(error));
+            }
+            Ok(stream_of(found, key.to_string()))
+        };
+        self.hot.read((key.as_str(), ""), size, range, self.metrics, read).await
     }
 
     /// As [`Storage::link`], for the bytes of an asset.

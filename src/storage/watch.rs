@@ -190,7 +190,12 @@ mod tests {
         changes("truncate", &|| OpenOptions::new().write(true).open(file("a")).unwrap().set_len(1).unwrap());
         changes("chmod", &|| fs::set_permissions(file("a"), Permissions::from_mode(0o600)).unwrap());
         changes("touch", &|| {
-            OpenOptions::new().write(true).open(file("a")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            OpenOptions::new()
+                .write(true)
+                .open(file("a"))
+                .unwrap()
+                .set_modified(SystemTime::UNIX_EPOCH)
+                .unwrap();
         });
         changes("rename", &|| fs::rename(file("a"), file("b")).unwrap());
         changes("move away", &|| fs::rename(file("b"), other.join("b")).unwrap());

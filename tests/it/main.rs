@@ -28,3 +28,4 @@ mod takeover;
 mod templates;
 mod tls;
 mod upload;
+mod watch;

@@ -1,8 +1,7 @@
 //! What every store promises about records and bytes below `repos/`.
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use object_store::GetOptions;
+use futures_util::{TryStreamExt as _, future::join_all};
 use release_server::{
     error::{Error, Result},
     releases::{
@@ -133,9 +132,10 @@ async fn bytes_of_assets_are_read_by_range_and_erased() {
             upload.write(bytes(1, size)).await.unwrap();
             upload.digest().await.unwrap();
             upload.commit().await.unwrap();
-            let opened = storage.open_at(&key, GetOptions::default()).await.unwrap();
-            assert_eq!(opened.meta.size, size as u64);
-            assert!(opened.bytes().await.unwrap() == bytes(1, size));
+            let content = storage.bytes_at(&key, size as u64, 0..size as u64).await.unwrap();
+            let blocks: Vec<Bytes> = content.into_stream().try_collect().await.unwrap();
+            assert!(blocks.concat() == bytes(1, size));
+            assert!(storage.bytes_at(&key, size as u64 + 1, 0..1).await.is_err(), "it has another size");
             assert_eq!(Key::parse_bytes(&repository(), key.as_str()), Some(key));
         }
         let below = storage.entries_below(&Key::files_of(&repository(), id)).await.unwrap();

@@ -67,8 +67,9 @@ pub(crate) async fn upload(
 }
 
 async fn read(releases: &Releases, asset: &Asset) -> Bytes {
-    let blocks = releases.read(&repository(), asset, 0..asset.size).await.unwrap();
-    blocks
+    let content = releases.read(&repository(), asset, 0..asset.size).await.unwrap();
+    content
+        .into_stream()
         .try_fold(BytesMut::new(), async |mut all, block| {
             all.extend_from_slice(&block);
             Ok(all)

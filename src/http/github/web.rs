@@ -7,7 +7,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,6 +35,7 @@ use crate::{
         record::{Asset, Record},
     },
     rendered::{Answer, Kind},
+    storage::Content,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -83,11 +83,7 @@ async fn digests(record: &Record, name: &str, method: &Method, headers: &HeaderM
         modified: record.updated_at,
         sha256: Some(sha256),
     };
-    let read = |range: Range<u64>| async move {
-        let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-        let part = bounds.map(|(start, end)| text.slice(start..end)).unwrap_or_default();
-        Ok(stream::once(async move { Ok(part) }).boxed())
-    };
+    let read = |range: Range<u64>| async move { Ok(Content::part_of(&text, range)) };
     Ok(download::answer(&file, method, headers, read).await?)
 }
 
