@@ -37,20 +37,16 @@ struct Inner {
 }
 
 impl Blocks {
-    /// How much is to be read next, in bytes.
-    pub(super) fn next_bytes(&self) -> u64 {
+    /// An empty block with room for the next of `left` bytes: all of them, or as many as there is memory for. It counts
+    /// from here on, so it is to be taken before the bytes are waited for.
+    pub(super) fn take(&self, left: u64) -> Block {
         let plenty = self.0.used.load(Relaxed) >= PLENTY;
-        (if plenty { SMALL_BYTES } else { BLOCK_BYTES }) as u64
-    }
-
-    /// An empty block with room for `length` bytes.
-    pub(super) fn take(&self, length: usize) -> Block {
+        let most = if plenty { SMALL_BYTES } else { BLOCK_BYTES };
         // A small file gets what it needs: it may stay in the cache.
+        let length = usize::try_from(left).map_or(most, |left| left.min(most));
+        self.0.used.fetch_add(length, Relaxed);
         let again = if length == BLOCK_BYTES { self.spare().pop() } else { None };
-        let bytes = again.unwrap_or_else(|| Vec::with_capacity(length));
-        let held = bytes.capacity();
-        self.0.used.fetch_add(held, Relaxed);
-        Block { bytes, held, home: self.clone() }
+        Block { bytes: again.unwrap_or_else(|| Vec::with_capacity(length)), length, home: self.clone() }
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
@@ -62,9 +58,16 @@ impl Blocks {
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
-    /// As much as was counted when it was taken, in bytes.
-    held: usize,
+    /// How many bytes it is for.
+    length: usize,
     home: Blocks,
+}
+
+impl Block {
+    /// How many bytes it is for.
+    pub(super) fn length(&self) -> u64 {
+        self.length as u64
+    }
 }
 
 impl From<Block> for Bytes {
@@ -81,7 +84,7 @@ impl AsRef<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.home.0.used.fetch_sub(self.held, Relaxed);
+        self.home.0.used.fetch_sub(self.length, Relaxed);
         let mut spare = self.home.spare();
         if self.bytes.capacity() == BLOCK_BYTES && spare.len() < SPARE {
             let mut bytes = std::mem::take(&mut self.bytes);
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn a_block_is_used_again_and_no_more_than_some_are_kept() {
         let blocks = Blocks::default();
-        let mut block = blocks.take(BLOCK_BYTES);
+        let mut block = blocks.take(1 << 30);
         block.bytes.extend_from_slice(b"first");
         let bytes = Bytes::from(block);
         let part = bytes.slice(1..);
@@ -107,9 +110,9 @@ mod tests {
         assert!(blocks.spare().is_empty(), "a part of it is in use");
         drop(part);
         assert_eq!(blocks.spare().len(), 1);
-        assert!(blocks.take(BLOCK_BYTES).bytes.is_empty());
+        assert!(blocks.take(1 << 30).bytes.is_empty());
 
-        let many: Vec<Block> = (0..2 * SPARE).map(|_| blocks.take(BLOCK_BYTES)).collect();
+        let many: Vec<Block> = (0..2 * SPARE).map(|_| blocks.take(1 << 30)).collect();
         drop(many);
         drop(blocks.take(7));
         assert_eq!(blocks.spare().len(), SPARE);
@@ -118,11 +121,10 @@ mod tests {
     #[test]
     fn many_who_hold_blocks_get_small_ones() {
         let blocks = Blocks::default();
-        let take = || blocks.take(usize::try_from(blocks.next_bytes()).unwrap());
-        let held: Vec<Block> = (0..1000).map(|_| take()).collect();
+        let held: Vec<Block> = (0..1000).map(|_| blocks.take(1 << 30)).collect();
         let bytes: usize = held.iter().map(|block| block.bytes.capacity()).sum();
         assert!((PLENTY..PLENTY + 1000 * SMALL_BYTES).contains(&bytes), "{bytes}");
         drop(held);
-        assert_eq!(blocks.next_bytes(), BLOCK_BYTES as u64);
+        assert_eq!(blocks.take(1 << 30).length(), BLOCK_BYTES as u64);
     }
 }

@@ -42,7 +42,7 @@ use rustix::fs::OFlags;
 
 use super::{
     CONTROL,
-    blocks::Blocks,
+    blocks::{Block, Blocks},
     errands::Errands,
     watch::{Generation, Watch},
 };
@@ -580,9 +580,9 @@ fn blocks(
             if range.is_empty() {
                 return Ok(None);
             }
-            let end = range.end.min(range.start + memory.next_bytes());
-            let (reader, start) = (Arc::clone(&file), range.start);
-            let block = tokio::task::spawn_blocking(move || read_block(&reader, start..end, &memory))
+            let (reader, block) = (Arc::clone(&file), memory.take(range.end - range.start));
+            let end = range.start + block.length();
+            let block = tokio::task::spawn_blocking(move || read_block(&reader, range.start, block))
                 .await
                 .map_err(|source| Error::JoinError { source })?
                 .map_err(|error| named(&location, error))?;
@@ -592,12 +592,11 @@ fn blocks(
     .boxed()
 }
 
-/// Reads exactly `range`, into memory that was not zeroed before.
-fn read_block(mut file: &File, range: Range<u64>, memory: &Blocks) -> io::Result<Bytes> {
-    let length = range.end - range.start;
-    let mut block = memory.take(usize::try_from(length).map_err(io::Error::other)?);
+/// Fills a block, whose memory was not zeroed before, with what begins at `start`.
+fn read_block(mut file: &File, start: u64, mut block: Block) -> io::Result<Bytes> {
+    let length = block.length();
     // The handle is one stream's alone, so its position is too.
-    file.seek(SeekFrom::Start(range.start))?;
+    file.seek(SeekFrom::Start(start))?;
     file.take(length).read_to_end(&mut block.bytes)?;
     if block.bytes.len() as u64 == length {
         Ok(block.into())
