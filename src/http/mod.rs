@@ -15,7 +15,11 @@ mod pages;
 pub mod serve;
 pub mod tls;
 
-use std::{net::SocketAddr, ops::Deref, sync::Arc};
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use aide::axum::{
     ApiRouter,
@@ -36,6 +40,9 @@ use crate::{
 };
 use base_url::Front;
 use serve::Draining;
+
+/// The OpenAPI document.
+static DOCUMENT: OnceLock<String> = OnceLock::new();
 
 /// What handlers work with. Cloned several times a request, so a clone is a count and no more.
 #[derive(Clone)]
@@ -87,8 +94,8 @@ pub fn app(
         downloads: config.downloads,
     }));
     let (routes, api) = openapi::documented(routes);
-    // Made once: it changes with the program, not with the request.
-    let document: &'static str = String::leak(api);
+    // Kept once: it changes with the program, not with the request.
+    let document: &'static str = DOCUMENT.get_or_init(|| api);
     let openapi = get(move || async move {
         ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)
     });
