@@ -245,7 +245,7 @@ impl Bucket {
                 if late {
                     return Err(error);
                 }
-                tokio::time::sleep(Duration::from_millis(rand::random_range(200..600))).await;
+                pause().await;
                 continue;
             }
             match self.settle(location, token, error).await {
@@ -254,6 +254,10 @@ impl Bucket {
                 // store was restarted. Were it only late, and the package deleted before it lands, it would come
                 // back. To give up instead would fail every upload that meets a restart.
                 Settled::Absent(error) if broke_off(&error) && !late => {}
+                // Refused because of an object that is gone by now: nobody may be told that it is there.
+                Settled::Absent(error) if refused(&error) && matches!(mode, PutMode::Create) && !late => {
+                    pause().await;
+                }
                 Settled::Absent(error) | Settled::Theirs(error) => return Err(error),
             }
         }
@@ -579,6 +583,11 @@ fn is_out_of_reach(endpoint: &str) -> bool {
         None => false,
     };
     endpoint.scheme() == "https" || here
+}
+
+/// A while, different for everybody.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(rand::random_range(200..600))).await;
 }
 
 /// The store said no, by a condition.

@@ -70,6 +70,19 @@ async fn a_taken_name_is_refused_at_once_whatever_it_contains() {
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
+/// A store may refuse a write because of an object that is gone a moment later.
+#[tokio::test]
+async fn what_is_refused_though_the_name_is_free_is_written_after_all() {
+    let fake = Fake::start().await;
+    let storage = bucket(&fake).await.unwrap();
+    fake.when(WRITES).under("a/prefix/").times(2).then(Fault::PRECONDITION);
+    publish(&storage, &name("app.zip"), bytes(1, 10), false).await.unwrap();
+    assert_eq!(storage.list().await.unwrap().markers.len(), 1);
+    fake.when(WRITES).under("a/prefix/.release-server/packages/").then(Fault::PRECONDITION);
+    publish(&storage, &name("other.zip"), bytes(1, 10), false).await.unwrap();
+    assert_eq!(storage.list().await.unwrap().markers.len(), 2);
+}
+
 #[tokio::test]
 async fn a_failed_upload_leaves_no_parts() {
     let fake = Fake::start().await;
