@@ -35,6 +35,11 @@ impl Evidence {
         let mut line = serde_json::to_vec(self).expect("plain fields");
         line.push(b'\n');
         // One write in append mode: programs that run at the same time do not mix their lines.
-        OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(&line)).expect("the evidence is written");
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(&line))
+            .expect("the evidence is written");
     }
 }

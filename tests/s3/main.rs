@@ -4,16 +4,22 @@
 
 mod bucket;
 mod contract;
+#[path = "../evidence/mod.rs"]
+mod evidence;
 mod fake;
 mod interleavings;
+mod matrix;
 #[path = "../process/proxy.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod proxy;
+mod quick;
 mod records;
 mod release_interleavings;
 mod releases;
+mod replica;
 mod store;
 mod trouble;
+mod view;
 
 use std::time::Duration;
 

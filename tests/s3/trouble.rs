@@ -103,6 +103,39 @@ async fn a_storm_is_over_after_so_many_requests_or_so_much_time() {
 }
 
 #[tokio::test]
+async fn a_store_that_goes_away_with_a_request_stays_away() {
+    let fake = Fake::start().await;
+    let blunt = blunt_client(&fake);
+    fake.when([Operation::Put]).matching(|key| key.ends_with("last")).onwards().then(Fault::Drop);
+    create(&blunt, "first", "x").await.unwrap();
+    assert!(fake.has_pending_faults());
+    create(&blunt, "the-last", "x").await.unwrap_err();
+    assert!(!fake.has_pending_faults());
+    create(&blunt, "another", "x").await.unwrap_err();
+    read(&blunt, "first").await.unwrap_err();
+    fake.behave();
+    read(&blunt, "first").await.unwrap();
+    assert_eq!(fake.keys(""), ["first"]);
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_does_nothing() {
+    let fake = Fake::start().await;
+    let store = blunt_client(&fake);
+    fake.when([Operation::Put]).times(2).then(Fault::CutUpload(1000));
+    create(&store, "a", vec![7; 30_000]).await.unwrap_err();
+    create(&store, "a", "short").await.unwrap_err();
+    assert!(fake.object("a").is_none());
+    create(&store, "a", vec![7; 30_000]).await.unwrap();
+    let before = fake.contents();
+    store.put(&"a".into(), "other".into()).await.unwrap();
+    begin(&store, &Path::from("b"), 7, &[1]).await.unwrap();
+    fake.restore(&before);
+    assert_eq!(fake.object("a").unwrap().body.len(), 30_000);
+    assert!(fake.unfinished_uploads().is_empty());
+}
+
+#[tokio::test]
 async fn a_share_of_the_requests_fails_the_same_ones_each_time() {
     let mut runs = Vec::new();
     for _ in 0..2 {

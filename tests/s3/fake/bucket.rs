@@ -202,6 +202,13 @@ impl Bucket {
         self.uploads.values().map(|upload| upload.key.clone()).collect()
     }
 
+    /// Has these objects and no unfinished uploads.
+    pub(super) fn restore(&mut self, objects: BTreeMap<String, Object>) {
+        self.objects = objects;
+        // Ids of uploads are not given out twice.
+        self.uploads.clear();
+    }
+
     pub(super) fn apply(&mut self, call: &Call, context: Context<'_>) -> Answer {
         if context.options.engine == Engine::MinIO && !call.key.is_empty() && !minio_takes(&call.key) {
             return Err(Refusal(StatusCode::BAD_REQUEST, "XMinioInvalidObjectName"));

@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{sync::Semaphore, time::Instant};
 
 /// What a request asks of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Operation {
     List,
     Get,
@@ -49,6 +49,8 @@ pub(crate) enum Fault {
     Stall,
     /// Its body is read at so many bytes a second.
     SlowUpload(u64),
+    /// The connection breaks after so many bytes of its body; it does nothing.
+    CutUpload(usize),
     /// It waits before it does its work.
     Delay(Duration),
     /// It waits at a gate before it does its work; see [`When::hold`].
@@ -100,8 +102,11 @@ impl<'a> When<'a> {
         let rule = Rule {
             operations: operations.into_iter().collect(),
             prefix: String::new(),
+            matches: None,
             skip: 0,
             times: 1,
+            onwards: false,
+            struck: false,
             until: None,
             chance: None,
             fault: Fault::Stall,
@@ -112,6 +117,12 @@ impl<'a> When<'a> {
     /// Only those whose key (of a listing: whose prefix) begins so.
     pub(crate) fn under(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.rule.prefix);
+        self
+    }
+
+    /// Only those whose key (of a listing: whose prefix) is such a one.
+    pub(crate) fn matching(mut self, matches: impl Fn(&str) -> bool + Send + 'static) -> Self {
+        self.rule.matches = Some(Box::new(matches));
         self
     }
 
@@ -130,6 +141,12 @@ impl<'a> When<'a> {
     /// All from now on.
     pub(crate) fn always(self) -> Self {
         self.times(usize::MAX)
+    }
+
+    /// And everything else that comes after it.
+    pub(crate) fn onwards(mut self) -> Self {
+        self.rule.onwards = true;
+        self
     }
 
     /// All of the next while.
@@ -165,21 +182,35 @@ impl<'a> When<'a> {
     }
 }
 
+type Matches = Box<dyn Fn(&str) -> bool + Send>;
+
 pub(super) struct Rule {
     operations: Vec<Operation>,
     prefix: String,
+    matches: Option<Matches>,
     skip: usize,
     times: usize,
+    onwards: bool,
+    struck: bool,
     until: Option<Instant>,
     chance: Option<(f64, SmallRng)>,
     fault: Fault,
 }
 
 impl Rule {
+    /// Whether it has not met all the requests that it is for.
+    pub(super) fn is_pending(&self) -> bool {
+        self.times > 0
+    }
+
     /// The fault, if it is this request's turn.
     pub(super) fn strike(&mut self, operation: Operation, keys: &[String]) -> Option<Fault> {
+        if self.onwards && self.struck {
+            return Some(self.fault.clone());
+        }
         let meant = self.operations.contains(&operation)
             && keys.iter().any(|key| key.starts_with(&self.prefix))
+            && self.matches.as_ref().is_none_or(|matches| keys.iter().any(|key| matches(key)))
             && self.until.is_none_or(|until| Instant::now() < until)
             && self.chance.as_mut().is_none_or(|(probability, random)| random.random_bool(*probability));
         if !meant || self.times == 0 {
@@ -190,6 +221,7 @@ impl Rule {
             return None;
         }
         self.times -= 1;
+        self.struck = true;
         Some(self.fault.clone())
     }
 }

@@ -159,6 +159,11 @@ impl Fake {
         self.store.lock().rules.clear();
     }
 
+    /// Whether something that was to go wrong has not yet.
+    pub(crate) fn has_pending_faults(&self) -> bool {
+        self.store.lock().rules.iter().any(faults::Rule::is_pending)
+    }
+
     /// How many requests of this kind have arrived.
     pub(crate) fn count(&self, operation: Operation) -> usize {
         self.store.lock().requests.iter().filter(|(kind, _)| *kind == operation).count()
@@ -174,6 +179,11 @@ impl Fake {
         let mut contents = self.store.lock();
         contents.requests.clear();
         contents.at_once.values_mut().for_each(|gauge| gauge.most = gauge.now);
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.store.lock().at_once.values().map(|gauge| gauge.now).sum()
     }
 
     /// How many requests of this kind were under way at a time, at most.
@@ -196,6 +206,16 @@ impl Fake {
     pub(crate) fn age(&self, key: &str, by: TimeDelta) {
         let mut contents = self.store.lock();
         contents.bucket().objects.get_mut(key).expect("an object of this key").modified -= by;
+    }
+
+    /// All that is stored, to be put back later.
+    pub(crate) fn contents(&self) -> BTreeMap<String, Object> {
+        self.store.lock().bucket().objects.clone()
+    }
+
+    /// Puts back what was stored then; there are no unfinished uploads.
+    pub(crate) fn restore(&self, contents: &BTreeMap<String, Object>) {
+        self.store.lock().bucket().restore(contents.clone());
     }
 
     /// What is stored under a key.
@@ -372,6 +392,16 @@ impl Server {
             Fault::SlowUpload(pace) => Some(*pace),
             _ => None,
         });
+        if let Some(bytes) = faults.iter().find_map(|fault| match fault {
+            Fault::CutUpload(bytes) => Some(*bytes),
+            _ => None,
+        }) {
+            while call.body.len() < bytes {
+                let Some(Ok(frame)) = body.frame().await else { break };
+                call.body = [call.body, frame.into_data().unwrap_or_default()].concat().into();
+            }
+            return Err(Broken);
+        }
         if call.operation != Operation::DeleteMany {
             call.body = receive(&mut body, pace).await?;
         }
