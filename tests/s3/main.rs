@@ -7,8 +7,12 @@ mod contract;
 #[path = "../evidence/mod.rs"]
 mod evidence;
 mod fake;
+#[path = "../process/history.rs"]
+mod history;
 mod interleavings;
+mod linearizability;
 mod matrix;
+mod model;
 #[path = "../process/proxy.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod proxy;

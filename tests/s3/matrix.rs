@@ -609,8 +609,9 @@ impl Lane {
                 wrong(Kind::Wrong, format!("left over: {keys:?}"));
             }
         }
-        // The number of an upload that nobody was told cannot be aborted, nor any while the store is away.
-        let may_stay = request.operation == Operation::CreateUpload || trouble == Outage;
+        // What nobody was told the number of cannot be aborted, nor anything while the store is away or refuses it.
+        let may_stay =
+            matches!(request.operation, Operation::CreateUpload | Operation::Abort) || trouble == Outage;
         let unfinished = self.fake.unfinished_uploads();
         if !unfinished.is_empty() && !may_stay {
             wrong(Kind::Wrong, format!("unfinished after {trouble:?}: {unfinished:?}"));
