@@ -23,6 +23,10 @@ test *args:
 browser-test:
     .ci/run browser
 
+# every fault at every request that a flow makes of a bucket, on both engines; takes a while
+faults:
+    RELEASE_SERVER_TEST_ROUNDS=32 cargo test --locked --test s3 matrix -- --nocapture
+
 # publish and download with real clients of GitHub: `just clients --minio PATH`
 clients *args:
     tests/clients/run {{ args }}
