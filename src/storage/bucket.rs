@@ -6,7 +6,8 @@
 //!   *completion* carries the condition, through a second client whose default header it is.
 //! - A conditional write whose reply is lost is reported by the store as somebody else's object. Each write carries
 //!   a random token in the object's metadata; in doubt a HEAD tells whose it is. A write is sent again only if it
-//!   never left, or if its connection broke and the object is not there.
+//!   never left, or if the object is not there and its connection broke, or it was refused because of another that is
+//!   gone.
 //! - A download goes on after a broken connection: the rest is asked for under the same ETag, so it is the same
 //!   bytes or an error, never a mix. A reader may be as slow as it likes; a silent store is given up on.
 //! - One strange key takes no listing down (see [`tolerant`](super::tolerant)).

@@ -24,8 +24,10 @@
 mod flows;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
+    pin::pin,
     sync::Mutex,
     thread,
     time::Duration,
@@ -478,12 +480,13 @@ impl Lane {
         gate: Option<&Gate>,
         trouble: Trouble,
     ) -> Option<End> {
-        let acting = perform(act.clone(), victim.clone(), self.variables.clone());
-        let fake = &mut self.fake;
-        let meddling = async {
+        let mut acting = pin!(perform(act.clone(), victim.clone(), self.variables.clone()));
+        let (fake, begun) = (&mut self.fake, Cell::new(false));
+        let mut meddling = pin!(async {
             match (gate, trouble) {
                 (Some(gate), Refused) => {
                     gate.arrived().await;
+                    begun.set(true);
                     fake.stop().await;
                     sleep(Duration::from_secs(1)).await;
                     fake.start_again().await;
@@ -495,12 +498,18 @@ impl Lane {
                 }
                 _ => {}
             }
-            std::future::pending().await
-        };
+        });
         let both = async {
             tokio::select! {
-                end = acting => end,
-                end = meddling => end,
+                biased;
+                end = &mut acting => {
+                    // The store is to come back also if nobody waits for it.
+                    if begun.get() {
+                        meddling.await;
+                    }
+                    end
+                }
+                () = &mut meddling => acting.await,
             }
         };
         timeout(FOREVER, both).await.ok()
