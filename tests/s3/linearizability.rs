@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt as _, future::join_all};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -274,7 +275,7 @@ impl Race<'_> {
         let start = Instant::now();
         let read = async {
             let opened = replica.open(&name(&self.hot)).await?;
-            let blocks: Vec<_> = opened.read(0..opened.size).await?.try_collect().await?;
+            let blocks: Vec<Bytes> = opened.read(0..opened.size).await?.into_stream().try_collect().await?;
             Ok((opened.size, opened.sha256, blocks.concat()))
         };
         match read.await {

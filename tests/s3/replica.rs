@@ -43,7 +43,7 @@ impl Replica {
         let variables = variables.map(|(name, value)| ((*name).to_owned(), OsString::from(*value)));
         let config = config::load_from(variables, Path::new("/nonexistent")).unwrap().config;
         let packages = Packages::new(storage.clone(), &config);
-        let releases = Releases::new(storage.clone(), &config);
+        let releases = Releases::new(packages.storage().clone(), &config);
         Self { packages, releases, config: Arc::new(config), app: OnceLock::new() }
     }
 

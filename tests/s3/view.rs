@@ -4,8 +4,10 @@
 //! listed and cannot be read) is a line that no consistent store gives.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{TryStreamExt as _, stream::BoxStream};
-use release_server::{digest::Digest, error::Result, packages::Packages, releases::Releases};
+use futures_util::TryStreamExt as _;
+use release_server::{
+    digest::Digest, error::Result, packages::Packages, releases::Releases, storage::Content,
+};
 
 use crate::releases::repository;
 
@@ -92,8 +94,8 @@ async fn of_releases(releases: &Releases) -> Vec<String> {
     lines
 }
 
-async fn whole(blocks: BoxStream<'static, Result<Bytes>>) -> Result<Bytes> {
-    let joined = blocks.try_fold(BytesMut::new(), async |mut all, block| {
+async fn whole(content: Content) -> Result<Bytes> {
+    let joined = content.into_stream().try_fold(BytesMut::new(), async |mut all, block| {
         all.extend_from_slice(&block);
         Ok(all)
     });

@@ -461,7 +461,7 @@ pub(super) const FLOWS: &[Flow] = &[
         ..PLAIN
     },
     Flow {
-        name: "asset download",
+        name: "asset download, for the cache",
         prepare: |scene| {
             async move {
                 scene.published_asset().await;
@@ -473,7 +473,20 @@ pub(super) const FLOWS: &[Flow] = &[
         ..PLAIN
     },
     Flow {
+        name: "asset download",
+        settings: UNCACHED,
+        prepare: |scene| {
+            async move {
+                scene.published_asset().await;
+                Act::Ask(Ask::get("/acme/app/releases/download/v1/app.zip"), None)
+            }
+            .boxed()
+        },
+        nature: Nature::Reads,
+    },
+    Flow {
         name: "asset download of a range",
+        settings: UNCACHED,
         prepare: |scene| {
             async move {
                 scene.published_asset().await;
@@ -483,7 +496,6 @@ pub(super) const FLOWS: &[Flow] = &[
             .boxed()
         },
         nature: Nature::Reads,
-        ..PLAIN
     },
 ];
 
