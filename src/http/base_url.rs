@@ -133,6 +133,8 @@ impl Front {
         let requested = self.requested(uri, headers, peer)?;
         let (scheme, rest) = requested.as_str().split_once("://")?;
         let rest = rest.strip_prefix("api.").or_else(|| rest.strip_prefix("uploads."))?;
+        // `api.` alone is the service of nobody.
+        Authority::parse(rest.split('/').next()?)?;
         let host = |url: &str| url.split_once("://").map(|(_, rest)| rest.to_owned());
         match &self.public {
             Some(public) => (host(public.as_str()).as_deref() == Some(rest)).then(|| public.clone()),
@@ -558,6 +560,19 @@ mod tests {
         for (peer, lines, expected) in table {
             let client = front().client_addr(&headers(lines), peer.parse().unwrap());
             assert_eq!(client.to_string(), *expected, "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_the_service_of_somebody() {
+        let service = |host: &str| {
+            let lines = headers(&[("host", host)]);
+            front().behind_service(&Uri::from_static("/"), &lines, STRANGER.parse().unwrap())
+        };
+        assert_eq!(service("api.h.example:81").unwrap().as_str(), "http://h.example:81");
+        assert_eq!(service("uploads.h.example").unwrap().as_str(), "http://h.example");
+        for host in ["h.example", "api.", "api.:81", "api..example", "uploads.-x", "api"] {
+            assert_eq!(service(host), None, "{host}");
         }
     }
 }
