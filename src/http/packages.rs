@@ -328,6 +328,7 @@ pub(super) async fn upload(
 ) -> Result<Response> {
     let headers = request.headers();
     check_length(headers, app.packages.max_upload_bytes(), FORM_BYTES)?;
+    whole_and_plain(headers)?;
     let declared = declared_digest(query.sha256.as_deref(), headers)?;
     // Of the form, and so at least of the file.
     let length = content_length(headers);

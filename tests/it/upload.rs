@@ -328,6 +328,9 @@ async fn a_part_of_a_file_is_no_file() {
     for encoding in ["gzip", "br", "identity, gzip"] {
         let call = server.put("app.zip", "abc").header("content-encoding", encoding);
         call.await.refused(400, "`Content-Encoding`");
+        let form =
+            server.post("/upload", &Form::file("app.zip", b"abc")).header("content-encoding", encoding);
+        form.await.refused(400, "`Content-Encoding`");
     }
     server.assert_stored_nothing();
     server.put("app.zip", "abc").header("content-encoding", "identity").await.ok();
