@@ -19,6 +19,7 @@ use std::{
     net::SocketAddr,
     ops::Deref,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use aide::axum::{
@@ -56,6 +57,7 @@ struct Parts {
     front: Arc<Front>,
     draining: Draining,
     downloads: Downloads,
+    stall_limit: Duration,
 }
 
 impl Deref for App {
@@ -92,6 +94,7 @@ pub fn app(
         front: front_of_app,
         draining,
         downloads: config.downloads,
+        stall_limit: config.server.stall_timeout,
     }));
     let (routes, api) = openapi::documented(routes);
     // Kept once: it changes with the program, not with the request.

@@ -1,13 +1,17 @@
 //! Who is calling about which repository, and the parsed input. An extractor is named after what it grants.
 
+use std::time::Duration;
+
 use aide::{OperationInput, generate::GenContext, openapi::Operation, operation::ParamLocation};
 use axum::{
     body::{Body, to_bytes},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
 };
+use bytes::Bytes;
 use http::{header, request::Parts};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use tokio::time::timeout;
 
 use super::error::{Refusal, Result};
 use crate::{
@@ -195,13 +199,16 @@ impl<T: JsonSchema> OperationInput for Asked<T> {
 }
 
 /// A body of JSON, whatever its type is said to be: `curl -d` says that it is a form.
+///
+/// It must be there within `stall_timeout`, as a whole. It is small, and a query of GraphQL is read for everybody: by the
+/// byte it could hold the place of a request for days.
 pub(super) struct Sent<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, _: &App) -> Result<Self> {
-        let bytes = read(request.into_body()).await?;
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let bytes = read(request.into_body(), app.stall_limit).await?;
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| Refusal::Syntax)?;
         let sent = serde_json::from_value(value)
             .map_err(|error| Error::Unprocessable(format!("Invalid request: {error}")))?;
@@ -209,10 +216,12 @@ impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
     }
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes> {
-    to_bytes(body, MAX_JSON)
-        .await
-        .map_err(|_| Error::Invalid("the body broke off, or is longer than 1 MiB".into()).into())
+async fn read(body: Body, within: Duration) -> Result<Bytes> {
+    let refused = |why: &str| Refusal::from(Error::Invalid(why.to_owned()));
+    match timeout(within, to_bytes(body, MAX_JSON)).await {
+        Ok(bytes) => bytes.map_err(|_| refused("the body broke off, or is longer than 1 MiB")),
+        Err(_) => Err(refused("the body took too long to arrive; send it again")),
+    }
 }
 
 impl<T: JsonSchema> OperationInput for Sent<T> {
