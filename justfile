@@ -19,6 +19,10 @@ lint:
 test *args:
     cargo test --locked {{ args }}
 
+# made-up input for the parsers that strangers reach: `just fuzz 600 router` for ten minutes of one; needs cargo-fuzz
+fuzz seconds='60' *targets:
+    fuzz/run.py --seconds {{ seconds }} {{ targets }}
+
 # the page in a headless browser
 browser-test:
     .ci/run browser

@@ -423,6 +423,13 @@ impl Storage {
         .map_err(at("the storage"))
     }
 
+    /// Removes everything: a target of `fuzz/` begins each time with the same store.
+    #[cfg(fuzzing)]
+    pub async fn clear(&self) {
+        let all = self.objects.list(None).map_ok(|meta| meta.location);
+        self.objects.delete_stream(all.boxed()).for_each(|_| future::ready(())).await;
+    }
+
     async fn create_empty(&self, location: &Path) -> Result<()> {
         let created = self.objects.put_opts(location, PutPayload::default(), PutMode::Create.into()).await;
         match created {

@@ -4,6 +4,8 @@ pub mod base_url;
 mod download;
 pub mod error;
 mod extract;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod github;
 mod health;
 pub mod layers;
