@@ -139,9 +139,12 @@ impl File<'_> {
         if range.split(|char: char| !char.is_ascii_digit()).any(|number| number.len() > 18) {
             return Vec::new();
         }
+        if !range.split('=').next().is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")) {
+            return vec![Expected::Whole];
+        }
         match parts(range) {
-            // "MUST ignore" of another unit, "MAY ignore or reject" of one that is malformed.
-            None => vec![Expected::Whole, Expected::Unsatisfiable],
+            // "MAY ignore or reject", or as ours does, heed what is sound of it: the answer says which bytes it has.
+            None => Vec::new(),
             Some((specs, satisfiable)) => match satisfiable[..] {
                 [] => vec![Expected::Unsatisfiable],
                 [_] if specs == 1 => vec![Expected::Part],
@@ -221,7 +224,7 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
 }
 
 /// How many ranges of 1,000 bytes are asked for, and first and last byte of those that can be had (section 14.1.2);
-/// `None` if it is malformed or in another unit.
+/// `None` if it is malformed.
 fn parts(text: &str) -> Option<(usize, Vec<(u64, u64)>)> {
     let (unit, set) = text.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
