@@ -13,6 +13,8 @@ mod graphql;
 mod health;
 mod latest;
 mod links;
+#[path = "../logs/mod.rs"]
+mod logs;
 mod metrics;
 mod names;
 mod openapi;

@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::server::{DEADLINE, TOKEN};
+use super::{
+    logs,
+    server::{DEADLINE, TOKEN},
+};
 
 /// Nobody, by the convention of most systems: a user whom permissions bind.
 pub(crate) const NOBODY: u32 = 65_534;
@@ -50,10 +53,17 @@ impl Program {
             std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
             command.uid(NOBODY).gid(NOBODY);
         }
+        logs::prepare(&mut command);
         let mut child = command.spawn().unwrap();
         let (send, log) = mpsc::channel();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
+        thread::spawn(move || {
+            // To its end, though nobody listens any more: what is said last is kept too.
+            for line in lines.map_while(Result::ok) {
+                logs::keep(&line);
+                let _ = send.send(line);
+            }
+        });
         let mut program = Self { child, url: String::new(), started: Value::Null, log };
         program.started = program.logged("startup");
         program.url = program.started["url"].as_str().unwrap().to_owned();

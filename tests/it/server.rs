@@ -37,6 +37,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 
+use super::logs;
+
 /// May do everything.
 pub(crate) const TOKEN: &str = "correct-horse";
 
@@ -84,6 +86,7 @@ impl Server {
     }
 
     fn over(folder: Arc<TempDir>, config: Config) -> Self {
+        logs::subscribe();
         let root = folder.path().join("store");
         fs::create_dir_all(&root).unwrap();
         let packages = Packages::new(Storage::directory(&root, config.upload_memory_bytes).unwrap(), &config);

@@ -2,6 +2,9 @@
 //!
 //! The rounds are few by default; `RELEASE_SERVER_TEST_ROUNDS` multiplies them.
 
+#[path = "../logs/mod.rs"]
+mod logs;
+
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -82,6 +85,7 @@ impl Server {
 
     /// As [`Server::start`], from a command that may be wrapped in another.
     pub(crate) fn spawn(mut command: Command) -> Self {
+        logs::prepare(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let log = Arc::<Mutex<Vec<Value>>>::default();
@@ -90,6 +94,7 @@ impl Server {
         // To its end, or the server would wait for somebody to read.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
+                logs::keep(&line);
                 let line: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 if let Some(address) = line["address"].as_str() {
                     let _ = found.send(address.parse().unwrap());
@@ -103,6 +108,11 @@ impl Server {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// The process's number, under which the kernel says what it uses.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The lines logged so far with this `event`.

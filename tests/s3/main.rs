@@ -11,6 +11,8 @@ mod fake;
 mod history;
 mod interleavings;
 mod linearizability;
+#[path = "../logs/mod.rs"]
+mod logs;
 mod matrix;
 mod model;
 #[path = "../process/proxy.rs"]

@@ -115,6 +115,7 @@ impl Fake {
 
     /// A store of another kind.
     pub(crate) async fn with(options: Options) -> Self {
+        crate::logs::subscribe();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let contents =
