@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 const README: &str = include_str!("../README.md");
 const GUIDE: &str = include_str!("../docs/operating.md");
+const THREATS: &str = include_str!("../docs/threats.md");
 
 /// The cells of the first table of a section of the README, without its heading.
 fn table(section: &str) -> Vec<Vec<&'static str>> {
@@ -152,6 +153,40 @@ fn the_incident_table_names_metrics_and_events_that_exist() {
     for name in words.filter(|word| word.starts_with("release_server_") && *word != "release_server_") {
         assert!(known(name), "`{name}`");
     }
+}
+
+#[test]
+fn every_threat_names_a_test_that_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (_, section) = THREATS.split_once("\n## Threat, defence, test\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| threat |"));
+    let mut named = 0;
+    for row in rows {
+        let tests = row.trim_matches('|').split(" | ").nth(2).unwrap();
+        for test in tests.split('`').skip(1).step_by(2).filter(|code| code.contains("::")) {
+            let (file, name) = test.split_once("::").unwrap();
+            let source =
+                fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("`{file}`: {error}"));
+            let (_, after) = source
+                .split_once(&format!("fn {name}("))
+                .unwrap_or_else(|| panic!("there is no test `{test}`"));
+            // Not a helper of that name: an attribute stands right before it.
+            let before = &source[..source.len() - after.len()];
+            let before = before.rsplit_once("fn ").unwrap().0.trim_end_matches("async ").trim_end();
+            assert!(before.ends_with(']'), "`{test}` is no test");
+            named += 1;
+        }
+        let files = tests.split('`').skip(1).step_by(2).filter(|code| !code.contains("::"));
+        for file in files.filter(|code| code.starts_with("fuzz/") || code.starts_with("tests/")) {
+            assert!(root.join(file).is_file(), "there is no `{file}`");
+            named += 1;
+        }
+        let other =
+            ["none: ", "`.ci/run ", "`Cargo.toml`"].iter().any(|start| tests.trim_start().starts_with(start));
+        assert!(other || tests.contains("::") || tests.contains("fuzz/"), "no test: {row}");
+    }
+    assert!(named > 60, "only {named} tests are named");
 }
 
 /// The events that the sources below `folder` log, tests aside.
