@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
+mod evidence;
 #[path = "process/history.rs"]
 mod history;
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -29,6 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use evidence::Evidence;
 use futures_util::{StreamExt, future::join_all, stream};
 use history::{Answer, History, Operation, Other, Version};
 use process::{Client, KIB, Listed, MIB, Server, Signal, TOKEN, body, repr_digest, scale, sha256};
@@ -87,20 +89,24 @@ async fn one_creator_wins(servers: &[&Server], name: &str, size: usize) {
 }
 
 /// A tenth of the rounds with large packages.
-async fn creators_race(servers: &[&Server]) {
+async fn creators_race(attack: &'static str, on: &'static str, servers: &[&Server]) {
+    let mut cases = 0;
     for round in 0..scale() {
         one_creator_wins(servers, &format!("small-{round}"), 100 * KIB).await;
+        cases += CREATORS;
         if round % 10 == 0 {
             one_creator_wins(servers, &format!("large-{round}"), 10 * MIB).await;
+            cases += CREATORS;
         }
     }
+    Evidence { attack, on, cases, of: "creators", ..Evidence::default() }.record();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_16_creators_wins_over_two_replicas() {
     let Some(store) = Store::start("racing creators").await else { return };
     let [one, two] = [(); 2].map(|()| store.server(None, &[KEEP_ALL]));
-    creators_race(&[&one, &two]).await;
+    creators_race("creators of one name over two replicas", store.on(), &[&one, &two]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +118,7 @@ async fn one_of_16_creators_wins_though_replies_are_lost() {
         lose_replies(proxy, 0.2);
         server
     });
-    creators_race(&[&one, &two]).await;
+    creators_race("the same, and a fifth of the store's replies is lost", store.on(), &[&one, &two]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +126,8 @@ async fn what_one_replica_acknowledges_the_other_shows_at_once() {
     let Some(store) = Store::start("read your writes").await else { return };
     let servers = [(); 2].map(|()| store.server(None, &[KEEP_ALL]));
     let client = Client::new();
-    for round in 0..20 * scale().min(10) {
+    let rounds = 20 * scale().min(10);
+    for round in 0..rounds {
         let (one, two) = (&servers[round % 2], &servers[(round + 1) % 2]);
         let name = format!("app-{round}.tar.gz");
         let bytes = body(round as u64, 20 * KIB + round);
@@ -143,6 +150,14 @@ async fn what_one_replica_acknowledges_the_other_shows_at_once() {
         assert!(client.list(one).await.unwrap().iter().all(|package| package.name != name));
         assert_eq!(client.get(one, &name).await.unwrap().0, StatusCode::NOT_FOUND);
     }
+    Evidence {
+        attack: "what one replica has acknowledged, asked of the other",
+        on: store.on(),
+        cases: 3 * rounds,
+        of: "changes",
+        ..Evidence::default()
+    }
+    .record();
 }
 
 /// Sizes tell the versions apart, also where a listing has no digest yet.
@@ -280,6 +295,7 @@ async fn nothing_acknowledged_is_lost_while_sweeps_and_kills_interfere() {
     let servers = [Mutex::new(start()), Mutex::new(start())];
     let versions = AtomicUsize::new(0);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut faults = Vec::new();
     for round in 0..3 * scale().min(20) {
         let race = Race {
             servers: &servers,
@@ -315,11 +331,19 @@ async fn nothing_acknowledged_is_lost_while_sweeps_and_kills_interfere() {
         for operation in &history.operations {
             *counts.entry(kind(operation.answer)).or_default() += 1;
         }
-        if let Err(fault) = history.check() {
-            panic!("an acknowledged change was lost: {fault}");
-        }
+        faults.extend(history.check().err());
     }
     println!("{counts:?}");
+    Evidence {
+        attack: "overwrites, deletes, sweeps and kills after one name",
+        on: store.on(),
+        cases: counts.values().sum(),
+        of: "operations",
+        lost: faults.len(),
+        ..Evidence::default()
+    }
+    .record();
+    assert!(faults.is_empty(), "acknowledged changes were lost: {faults:#?}");
 }
 
 fn kind(answer: Answer) -> &'static str {
@@ -360,7 +384,7 @@ struct Slot {
     blocked: bool,
 }
 
-/// How a mixed operation ended.
+/// How mixed operations ended.
 #[derive(Debug, Default)]
 struct Tally {
     done: AtomicUsize,
@@ -502,6 +526,14 @@ async fn mixed_operations_lose_nothing_though_a_tenth_of_all_requests_go_wrong()
         }
     }
     println!("{tally:?}");
+    Evidence {
+        attack: "a tenth of all requests to the store lost, cut, refused or late",
+        on: store.on(),
+        cases: tally.done.into_inner(),
+        of: "operations",
+        ..Evidence::default()
+    }
+    .record();
     assert!(tally.stored.into_inner() > 0);
 }
 
@@ -537,7 +569,21 @@ async fn while_the_store_is_gone_every_answer_is_a_503_within_seconds() {
         let answer = request.bearer_auth(TOKEN).send().await;
         (what, answer, begun.elapsed())
     });
-    for (what, answer, took) in join_all(answers).await {
+    let answers = join_all(answers).await;
+    let refused = |answer: &reqwest::Response| {
+        answer.status() == StatusCode::SERVICE_UNAVAILABLE && answer.headers().contains_key(RETRY_AFTER)
+    };
+    Evidence {
+        attack: "the store is gone: every request is refused in time",
+        on: "MinIO",
+        cases: answers.len(),
+        of: "requests",
+        wrong: answers.iter().filter(|(_, answer, _)| !answer.as_ref().is_ok_and(refused)).count(),
+        hung: answers.iter().filter(|(_, _, took)| *took >= Duration::from_secs(20)).count(),
+        ..Evidence::default()
+    }
+    .record();
+    for (what, answer, took) in answers {
         let answer = answer.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         println!("{what}: {} after {took:?}", answer.status());
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{what}");
@@ -589,6 +635,14 @@ async fn a_restart_of_the_store_fails_no_request() {
         println!("the store was gone for {:?}", stopped.elapsed());
     };
     tokio::join!(creating, restarting);
+    Evidence {
+        attack: "the store restarts: no request fails",
+        on: "MinIO",
+        cases: 3 * 80,
+        of: "requests",
+        ..Evidence::default()
+    }
+    .record();
 }
 
 /// A body that comes in so many pieces, with a pause before each; the last one waits for `end`, if there is one.
@@ -659,6 +713,16 @@ async fn an_upload_that_is_cut_off_leaves_no_parts() {
     wait_for_unfinished(&store, "interrupted.zip", 1).await;
     server.signal(Signal::TERM);
     block_in_place(|| server.ended(Duration::from_secs(15)));
-    assert_eq!(store.unfinished("interrupted.zip").await, 0);
+    let left = store.unfinished("interrupted.zip").await;
+    Evidence {
+        attack: "uploads in parts dropped, stalled and interrupted",
+        on: store.on(),
+        cases: 3,
+        of: "uploads",
+        wrong: left,
+        ..Evidence::default()
+    }
+    .record();
+    assert_eq!(left, 0);
     drop(interrupted);
 }

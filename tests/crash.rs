@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
+mod evidence;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod process;
 
@@ -28,6 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use evidence::Evidence;
 use futures_util::{StreamExt, stream};
 use process::{
     Client, KIB, MIB, Server, Signal, TOKEN, body, command, control, eventually, repr_digest, scale, sha256,
@@ -48,9 +50,11 @@ struct Sent {
 
 type AllSent = Mutex<BTreeMap<String, Sent>>;
 
-/// Uploads 100 packages, a quarter of them over those of the round before, and kills the server on the way.
+/// How many of them go up before, and while, a server is killed.
+const UPLOADS: usize = 100;
+
+/// Uploads packages, a quarter of them over those of the round before, and kills the server on the way.
 async fn kill_during_uploads(server: &Server, client: &Client, sent: &AllSent, round: usize) {
-    const UPLOADS: usize = 100;
     let enough = rand::random_range(1..UPLOADS - 20);
     let moment = Duration::from_micros(rand::random_range(0..30_000));
     let acknowledged = AtomicUsize::new(0);
@@ -152,6 +156,14 @@ async fn a_kill_loses_nothing_acknowledged_and_leaves_nothing_half() {
         check_what_is_left(&server, &client, &mut sent).await;
     }
     println!("{left} unfinished uploads were cleared");
+    Evidence {
+        attack: "a server killed while packages go up",
+        on: "directory",
+        cases: 3 * scale() * UPLOADS,
+        of: "uploads",
+        ..Evidence::default()
+    }
+    .record();
 
     for (name, bytes, mut stream) in slow {
         stream.write_all(&bytes[3 * MIB / 2..]).unwrap();

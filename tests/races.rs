@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
+mod evidence;
 #[path = "process/history.rs"]
 mod history;
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -27,6 +28,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use evidence::Evidence;
 use futures_util::{StreamExt, future::join_all, stream};
 use history::{Answer, History, Operation, Other, Version};
 use process::{Client, KIB, Listed, MIB, Server, body, command, eventually, repr_digest, scale, sha256};
@@ -78,6 +80,8 @@ async fn one_creator_wins(servers: &[&Server], name: &str, size: usize) {
         let listed = listed.iter().find(|package| package.name == name).unwrap();
         assert_eq!(*listed, Listed { name: name.into(), size: bytes.len(), sha256: Some(sha256(bytes)) });
     }
+    let attack = "creators of one name, as many as 64 at once";
+    Evidence { attack, on: "directory", cases: CREATORS, of: "creators", ..Evidence::default() }.record();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +147,7 @@ impl Race {
     }
 
     /// Fails if the answers cannot all be true.
-    fn finish(self) {
+    fn finish(self, attack: &'static str) {
         let history = self.history.into_inner().unwrap();
         let count = |what: fn(&Answer) -> bool| history.operations.iter().filter(|o| what(&o.answer)).count();
         println!(
@@ -158,16 +162,28 @@ impl Race {
             self.undecided.into_inner(),
             history.others.len(),
         );
-        for (start, end, version) in self.bare.into_inner().unwrap() {
-            let removed = |operation: &&Operation| {
+        let mut bare = self.bare.into_inner().unwrap();
+        bare.retain(|&(start, end, _)| {
+            let removed = |operation: &Operation| {
                 matches!(operation.answer, Answer::Overwritten(_) | Answer::Deleted)
                     && operation.end > start
                     && operation.start < end
             };
-            let may_be_gone = history.max_packages > 0 || history.operations.iter().any(|o| removed(&o));
-            assert!(may_be_gone, "version {version} was downloaded without its digest");
+            history.max_packages == 0 && !history.operations.iter().any(removed)
+        });
+        let checked = history.check();
+        Evidence {
+            attack,
+            on: "directory",
+            cases: history.operations.len() + history.others.len(),
+            of: "operations",
+            lost: usize::from(checked.is_err()),
+            wrong: bare.len(),
+            ..Evidence::default()
         }
-        if let Err(fault) = history.check() {
+        .record();
+        assert!(bare.is_empty(), "versions were downloaded without their digests: {bare:?}");
+        if let Err(fault) = checked {
             panic!("an acknowledged change was lost: {fault}");
         }
     }
@@ -332,7 +348,7 @@ async fn race_one_name(operations: usize, max_packages: usize) {
         }
     }
     println!("{operations} operations, {max_packages} packages kept, {passes} sweeps");
-    race.finish();
+    race.finish("two processes and a sweeper after one name");
     eventually("no staged file is left", || process::control(directory.path(), "stage").is_empty());
 }
 
@@ -365,7 +381,7 @@ async fn a_sweep_spares_what_was_uploaded_after_it_looked() {
     }
     let passes = sweepers.map(Sweeper::stop);
     println!("{passes:?} sweeps");
-    race.finish();
+    race.finish("what was uploaded while a sweep is at it");
 }
 
 /// Writes files that no server has seen, as if they had lain there for a day.
@@ -415,6 +431,15 @@ async fn files_from_elsewhere_survive_any_number_of_sweeps() {
     for _ in 0..24 {
         run(command(directory.path(), &[], &["sweep"]));
     }
+    Evidence {
+        attack: "sweeps over files that are not the server's",
+        on: "directory",
+        cases: 24,
+        of: "sweeps",
+        lost: 50 - foreign_left(directory.path()),
+        ..Evidence::default()
+    }
+    .record();
     assert_eq!(foreign_left(directory.path()), 50);
     assert_eq!(Client::new().list(&server).await.unwrap().len(), 50);
     assert_eq!(server.logged("sweep"), Vec::<serde_json::Value>::new());

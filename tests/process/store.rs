@@ -74,6 +74,11 @@ impl Store {
         Some(store)
     }
 
+    /// What it is, for a reader.
+    pub(crate) fn on(&self) -> &'static str {
+        if self.minio.is_some() { "MinIO" } else { "S3" }
+    }
+
     /// A server on this bucket, by way of `proxy` if there is one.
     pub(crate) fn server(&self, proxy: Option<&str>, settings: &[(&str, &str)]) -> Server {
         let url = format!("s3://{}/{}", self.bucket, self.prefix);

@@ -43,6 +43,7 @@ use tokio::{
 
 use crate::{
     contract::{UPLOAD_MEMORY, bytes, name, read},
+    evidence::Evidence,
     fake::{BUCKET, Fake, Operation},
     proxy::{Asked, Proxy, Verdict},
 };
@@ -453,6 +454,14 @@ async fn no_acknowledged_upload_is_lost_to_a_removal_that_had_not_seen_it() {
         lane.unwrap();
     }
     println!("{count} interleavings: {figures:?}");
+    Evidence {
+        attack: "a removal against uploads of the same name, one request at a time",
+        on: "S3, simulated",
+        cases: count,
+        of: "interleavings",
+        ..Evidence::default()
+    }
+    .record();
     // All of it has come about.
     for figure in [&figures.acknowledged, &figures.refused, &figures.removed, &figures.spared, &figures.late]
     {

@@ -42,6 +42,7 @@ use tokio::{
 
 use crate::{
     contract::{UPLOAD_MEMORY, bytes},
+    evidence::Evidence,
     fake::{BUCKET, Fake},
     proxy::{Asked, Proxy, Verdict},
     releases::{me, replica, tag, upload},
@@ -444,6 +445,14 @@ async fn a_tag_has_one_release_whoever_goes_first() {
         lane.unwrap();
     }
     println!("{count} interleavings: {figures:?}");
+    Evidence {
+        attack: "three replicas after two releases and two tags, one request at a time",
+        on: "S3, simulated",
+        cases: count,
+        of: "interleavings",
+        ..Evidence::default()
+    }
+    .record();
     for figure in [&figures.done, &figures.taken, &figures.missing, &figures.lost, &figures.late] {
         assert!(figure.load(Relaxed) > 0, "{figures:?}");
     }
