@@ -1,175 +1,173 @@
 #!/usr/bin/env python3
-"""Measures Release Server over a MinIO against that MinIO itself, and prints a table.
+"""Measures Release Server on a bucket of a MinIO, against that MinIO itself.
 
-The same client (curl) sends and fetches the same bytes, in turns: through the gateway, and straight to the store by a
-signed link. A number is the median of the rounds, a ratio the median of the rounds' ratios. Gateway, store and client
-share the CPUs, so it is the ratio that counts.
+The same client sends and fetches the same bytes: through the gateway, and straight to the store by signed requests.
 
-Needs a MinIO binary, curl and wrk; touches nothing but loopback ports and a temporary directory.
+Needs a MinIO binary, wrk and curl.
 """
 
-import argparse
-import contextlib
-import datetime
-import hashlib
-import hmac
-import itertools
+import concurrent.futures
+import http.client
 import os
-import pathlib
-import re
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 
-from run import MB, ROOT, TOKEN, Ours, Server, memory
+import harness
+from harness import AUTHORIZED, MB, Gateway, MinIO, Ours, timed, turns, wrk
 
-KEY = "for-the-benchmark-alone"
-BUCKET = "releases"
+ABOUT = (
+    "MinIO alone is asked by the same clients, with signed requests; uploads go to it in the same parts, as many at once. "
+    "Gateway, store and load share the CPUs and are measured in turns; a number is the median of the rounds, a ratio that "
+    "of their ratios."
+)
+
+# As the gateway sends them: src/storage.rs.
+PART_BYTES = 8 * 1024 * 1024
+PARTS_IN_FLIGHT = 4
 
 
-class MinIO(Server):
-    name = "MinIO"
+def put(port, path, body, headers=()):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("PUT", path, body, dict(headers))
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    assert answer.status == 200, (answer.status, content[:500])
+    return answer.headers
 
-    def __init__(self, home, binary):
-        super().__init__(home, False)
-        self.binary = binary
 
-    def command(self):
-        return [self.binary, "server", str(self.home / "store"), "--quiet", "--address", f"127.0.0.1:{self.port}"]
+def upload_in_parts(store, key, body):
+    """A multipart upload straight to the store."""
+    _, answer = store.send("POST", key, b"", uploads="")
+    upload = answer.decode().partition("<UploadId>")[2].partition("</UploadId>")[0]
 
-    def environment(self):
-        credentials = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": KEY}
-        return {**credentials, "HOME": str(self.home), "MINIO_PROMETHEUS_AUTH_TYPE": "public", "MINIO_BROWSER": "off"}
+    def send(number):
+        part = body[(number - 1) * PART_BYTES : number * PART_BYTES]
+        path = store.path("PUT", key, partNumber=str(number), uploadId=upload)
+        return f"<Part><PartNumber>{number}</PartNumber><ETag>{put(store.port, path, part)['ETag']}</ETag></Part>"
 
-    def status(self, path):
-        return super().status("/minio/health/ready") == 200 or None
+    with concurrent.futures.ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
+        parts = list(pool.map(send, range(1, -(-len(body) // PART_BYTES) + 1)))
+    whole = f"<CompleteMultipartUpload>{''.join(parts)}</CompleteMultipartUpload>"
+    _, answer = store.send("POST", key, whole.encode(), uploadId=upload)
+    assert b"CompleteMultipartUploadResult" in answer, answer
 
-    def link(self, method, key=""):
-        """A link signed for an hour (Signature Version 4), which needs no other credentials."""
-        now = datetime.datetime.now(datetime.timezone.utc)
-        scope = f"{now:%Y%m%d}/us-east-1/s3/aws4_request"
-        query = urllib.parse.urlencode(
-            {
-                "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-                "X-Amz-Credential": f"{KEY}/{scope}",
-                "X-Amz-Date": f"{now:%Y%m%dT%H%M%SZ}",
-                "X-Amz-Expires": "3600",
-                "X-Amz-SignedHeaders": "host",
-            },
-            quote_via=urllib.parse.quote,
+
+def list_all(store, prefix):
+    """Every page of a listing, straight from the store; answers how many pages there were."""
+    connection = http.client.HTTPConnection("127.0.0.1", store.port, timeout=120)
+    query, pages = {"list-type": "2", "prefix": prefix, "delimiter": "/"}, 0
+    while True:
+        connection.request("GET", store.path("GET", **query))
+        page = connection.getresponse().read().decode()
+        pages += 1
+        _, more, rest = page.partition("<NextContinuationToken>")
+        if not more:
+            connection.close()
+            return pages
+        query["continuation-token"] = rest.partition("<")[0]
+
+
+def fetch(port, path):
+    """Reads a large answer and forgets it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.status
+    block = memoryview(bytearray(1 << 20))
+    while answer.readinto(block):
+        pass
+    connection.close()
+
+
+def transfers(results, gateway, store, rounds, size=100 * MB):
+    body = memoryview(os.urandom(size))
+    speed = lambda act: size / MB / timed(act)
+    ours = lambda n: speed(lambda: put(gateway.port, f"/assets/up-{n}.bin", body, AUTHORIZED))
+    theirs = lambda n: speed(lambda: upload_in_parts(store, f"direct/up-{n}.bin", body))
+    results.add("upload of 100 MB", "one", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
+    ours = lambda _: speed(lambda: fetch(gateway.port, "/assets/up-0.bin"))
+    theirs = lambda _: speed(lambda: fetch(store.port, store.path("GET", f"{gateway.prefix}/up-0.bin")))
+    results.add("download of 100 MB", "one", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
+    for n in range(rounds + 1):
+        gateway.delete(f"up-{n}.bin")
+
+
+def hot(results, gateway, store, directory, rounds, seconds):
+    """A small package that is asked for often: against the store, and against a server on a directory."""
+    for name, size, connections in (("4 KB", 4_000, 64), ("300 KB", 300_000, 64)):
+        body = os.urandom(size)
+        for server in (gateway, directory):
+            server.put(f"{size}.zip", body)
+        path = f"/assets/{size}.zip"
+        signed = store.path("GET", f"{gateway.prefix}/{size}.zip")
+        load = lambda server, path: lambda _: wrk(server, path, connections, seconds)
+        servers = turns(rounds, load(gateway, path), load(store, signed), load(directory, path), warm_up=False)
+        speeds = [[one.mb_per_s for one in list_] for list_ in servers]
+        p99 = [[one.p99_ms for one in list_] for list_ in servers[:2]]
+        what = f"{connections} connections"
+        results.add(f"download of {name}, asked for often", what, "MB/s", *speeds[:2], at_least=0.9, p99=p99)
+        results.add(
+            f"download of {name}, asked for often", "against our own on a directory", "MB/s", speeds[0], speeds[2], at_least=0.9
         )
-        host, path = f"127.0.0.1:{self.port}", f"/{BUCKET}/{key}".rstrip("/")
-        request = f"{method}\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
-        text = f"AWS4-HMAC-SHA256\n{now:%Y%m%dT%H%M%SZ}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signing = f"AWS4{KEY}".encode()
-        for part in scope.split("/"):
-            signing = hmac.digest(signing, part.encode(), "sha256")
-        signature = hmac.digest(signing, text.encode(), "sha256").hex()
-        return f"http://{host}{path}?{query}&X-Amz-Signature={signature}"
-
-    def make_bucket(self):
-        for attempt in itertools.count():
-            try:
-                return urllib.request.urlopen(urllib.request.Request(self.link("PUT"), method="PUT")).close()
-            except urllib.error.HTTPError as error:
-                # It says that it is ready a moment before it is.
-                if error.code != 503 or attempt == 50:
-                    raise
-                time.sleep(0.2)
-
-    def requests(self):
-        """How many requests of each kind it has answered, by its own metrics."""
-        text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/minio/v2/metrics/cluster").read().decode()
-        found = re.findall(r'^minio_s3_requests_total\{api="(\w+)"[^}]*\} ([\d.e+]+)$', text, re.MULTILINE)
-        return {kind: float(count) for kind, count in found}
+        gateway.delete(f"{size}.zip")
 
 
-class Gateway(Ours):
-    def __init__(self, home, binary, store):
-        super().__init__(home, False, binary, home)
-        self.store = store
-
-    def environment(self):
-        environment = super().environment()
-        del environment["STORAGE_PATH"]
-        return {
-            **environment,
-            "STORAGE_URL": f"s3://{BUCKET}/bench",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.store.port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": KEY,
-        }
-
-    def url(self, name):
-        return f"http://127.0.0.1:{self.port}/assets/{name}"
-
-
-def curl(*arguments):
-    begun = time.perf_counter()
-    subprocess.run(["curl", "--fail", "--silent", "--show-error", "--output", "/dev/null", *arguments], check=True)
-    return time.perf_counter() - begun
-
-
-def authorized():
-    return ["--header", f"Authorization: Bearer {TOKEN}"]
+def latest(results, gateway, store, counts, seconds):
+    """Under load, beside a LIST of the same packages under the same load; and one request alone, beside a whole listing."""
+    there = 0
+    for count in counts:
+        names = (f"package-{index:05}.zip" for index in range(there, count))
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            took = timed(lambda: list(pool.map(lambda name: gateway.put(name, b"small"), names)))
+        harness.say(f"published {count - there} packages in {took:.0f} s")
+        there = count
+        prefix = f"{gateway.prefix}/"
+        alone = lambda act: statistics.median(timed(act) * 1000 for _ in range(5))
+        pages = list_all(store, prefix)
+        what = f"{count:,} packages"
+        results.add(
+            "`/latest`", f"{what}, one request alone", "ms", alone(lambda: gateway.ask("GET", "/latest")),
+            alone(lambda: list_all(store, prefix)),
+        )  # fmt: skip
+        before = store.requests()
+        ours = wrk(gateway, "/latest", 64, seconds)
+        asked = store.requests() - before
+        page = store.path("GET", **{"list-type": "2", "prefix": prefix, "delimiter": "/"})
+        direct = wrk(store, page, 64, seconds)
+        a_request = ours.requests / max(asked.total(), 1)
+        results.add(
+            "`/latest`", f"{what}, 64 connections", "/s", ours.requests_per_s, direct.requests_per_s / pages,
+        )  # fmt: skip
+        results.add("`/latest`", f"{what}, answers for one request to the store", "", a_request)
 
 
-def turns(what, size, rounds, ours, theirs):
-    """A row: how fast both are in turns, and the ratio."""
-    pairs = []
-    for number in range(rounds + 1):
-        pair = (size / MB / ours(number), size / MB / theirs(number))
-        if number > 0:  # the first warms up
-            pairs.append(pair)
-    gateway, store = (statistics.median(column) for column in zip(*pairs))
-    ratio = statistics.median(a / b for a, b in pairs)
-    return f"| {what} | {gateway:,.0f} MB/s | {store:,.0f} MB/s | {ratio:.2f} |"
-
-
-def latest(gateway, store, seconds):
-    for number in range(10):
-        gateway.put(f"small-{number}.zip", os.urandom(1000))
-    before = store.requests().get("listobjectsv2", 0)
-    output = subprocess.check_output(
-        ["wrk", "-t2", "-c64", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{gateway.port}/latest"], text=True
-    )
-    # MinIO counts with a delay.
-    time.sleep(12)
-    lists = store.requests().get("listobjectsv2", 0) - before
-    answers = int(re.search(r"(\d+) requests in", output)[1])
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
-    errors = re.search(r"Non-2xx.*|Socket errors.*", output)
-    tail = f", {errors[0]}" if errors else ""
-    return f"| `/latest`, 10 packages, 64 connections | {rate:,.0f}/s | {answers / max(lists, 1):,.0f} answers a LIST{tail} | |"
-
-
-def many_uploads(gateway, home, count, size):
-    """Peak memory above what it was, while `count` files of `size` bytes go up at once."""
+def many_uploads(results, gateway, home, count, size):
+    """Peak memory above what it was, while several large files go up at once."""
     file = home / "large.bin"
     with open(file, "wb") as out:
-        for _ in range(size // (64 * MB)):
-            out.write(os.urandom(64 * MB))
-    idle = memory(gateway.process.pid, "VmRSS")
+        block = os.urandom(64 * MB)
+        for _ in range(size // len(block)):
+            out.write(block)
+    size = file.stat().st_size
+    idle = gateway.status("VmRSS")
     peak, done = idle, threading.Event()
 
     def watch():
         nonlocal peak
         while not done.wait(0.05):
-            peak = max(peak, memory(gateway.process.pid, "VmRSS"))
+            peak = max(peak, gateway.status("VmRSS"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    token = f"Authorization: {AUTHORIZED['Authorization']}"
     begun = time.perf_counter()
     uploads = [
         subprocess.Popen(
-            ["curl", "-sSf", "-o", "/dev/null", "-T", str(file), *authorized(), gateway.url(f"large-{number}.bin")]
+            ["curl", "-sSf", "-o", "/dev/null", "-T", str(file), "-H", token]
+            + [f"http://127.0.0.1:{gateway.port}/assets/large-{number}.bin"]
         )
         for number in range(count)
     ]
@@ -177,58 +175,30 @@ def many_uploads(gateway, home, count, size):
     took = time.perf_counter() - begun
     done.set()
     watcher.join()
+    file.unlink()
     assert failed == 0, f"{failed} uploads failed"
-    size = file.stat().st_size
-    return (
-        f"| {count} uploads of {size / MB:,.0f} MB at once | {count * size / MB / took:,.0f} MB/s | "
-        f"peak {peak / MB:,.0f} MB, {(peak - idle) / MB:,.0f} MB above idle | |"
-    )
+    for number in range(count):
+        gateway.delete(f"large-{number}.bin")
+    what = f"{count} uploads of {size / MB:,.0f} MB at once"
+    results.add("uploads", what, "MB/s", count * size / MB / took)
+    # `upload_memory_bytes`, and what the connections take.
+    results.add("memory", f"{what}, above idle", "MB", (peak - idle) / MB, limit=350)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minio", required=True, help="the MinIO binary (`.ci/minio.sh` builds it)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=10, help="of load on /latest")
-    parser.add_argument("--large", type=int, default=1_000, metavar="MB", help="size of each of 8 uploads at once")
-    arguments = parser.parse_args()
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=ROOT, check=True)
-    binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/release-server"
+def measure(results, arguments, home):
+    quick = arguments.quick
+    with (
+        MinIO(home / "minio", arguments.minio) as store,
+        Gateway(home / "gateway", arguments.binary, store) as gateway,
+        Ours(home / "ours", arguments.binary, home / "data") as directory,
+    ):
+        transfers(results, gateway, store, 3 if quick else 7)
+        hot(results, gateway, store, directory, 3, 1 if quick else 2)
+        many_uploads(results, gateway, home, 8, 128 * MB if quick else 256 * MB)
+        latest(results, gateway, store, (10, 1_000) if quick else (10, 1_000, 10_000), 3 if quick else 5)
 
-    with contextlib.ExitStack() as stack:
-        home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="release-server-bench-")))
-        store = stack.enter_context(MinIO(home / "minio", arguments.minio))
-        store.make_bucket()
-        gateway = stack.enter_context(Gateway(home / "gateway", str(binary), store))
-        size = 100 * MB
-        file = home / "file.bin"
-        file.write_bytes(os.urandom(size))
-        rows = [
-            turns(
-                "upload, 100 MB",
-                size,
-                arguments.rounds,
-                lambda n: curl("--upload-file", str(file), *authorized(), gateway.url(f"up-{n}.bin")),
-                lambda n: curl("--upload-file", str(file), store.link("PUT", f"direct/up-{n}.bin")),
-            ),
-            turns(
-                "download, 100 MB",
-                size,
-                arguments.rounds,
-                lambda _: curl(gateway.url("up-0.bin")),
-                lambda _: curl(store.link("GET", "bench/up-0.bin")),
-            ),
-        ]
-        for number in range(arguments.rounds + 1):
-            gateway.delete(f"up-{number}.bin")
-        rows.append(latest(gateway, store, arguments.seconds))
-        rows.append(many_uploads(gateway, home, 8, arguments.large * MB))
 
-    version = subprocess.check_output([binary, "--version"], text=True).strip()
-    print(f"{datetime.date.today()}, {version} over MinIO, {os.cpu_count()} CPUs: `benches/bucket.py`\n")
-    print("| what | Release Server | MinIO itself | ratio |\n|---|---:|---:|---:|")
-    print("\n".join(rows))
-
+PART = harness.Part("bucket", "MinIO", ["MinIO", "wrk", "curl"], ABOUT, measure)
 
 if __name__ == "__main__":
-    main()
+    PART.main()

@@ -1,118 +1,117 @@
 #!/usr/bin/env python3
-"""Measures releases of GitHub's kind over a MinIO: a repository of 300 releases with 34 assets each, and one of 10.
+"""Measures releases of repositories on a bucket of a MinIO: one of 10,200 assets (300 releases of 34), and one of 340.
 
-Cold is the first request of a server that was just started, warm the requests after it, one at a time. The bytes of an
-asset are 1 KiB, so that a download shows what it takes to find it. Needs a MinIO binary; touches nothing but loopback
-ports and a temporary directory.
+Warm is one request after another over one connection; cold is the first of a server that was just started. The bytes of
+an asset are 1 KiB, so that a download shows what it takes to find it. Requests to the store are its own count.
+
+Needs a MinIO binary.
 """
 
-import argparse
 import concurrent.futures
-import contextlib
-import datetime
 import http.client
 import json
 import os
-import pathlib
 import statistics
-import subprocess
-import tempfile
 import threading
 import time
 
-from bucket import Gateway, MinIO
-from run import ROOT, TOKEN
+import harness
+from harness import AUTHORIZED, Gateway, MinIO, number, say, timed
 
+ABOUT = (
+    "One request at a time over one connection, bytes of 1 KiB; cold is the first request of a server that was just "
+    "started. MinIO, server and client share the CPUs."
+)
 API = "/api/v3/repos"
-PER_THREAD = threading.local()
 
 
-def request(port, method, path, body=None):
-    """The answer's body; over one connection a thread."""
-    connection = getattr(PER_THREAD, "connection", None)
-    if connection is None or connection.port != port:
-        connection = PER_THREAD.connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
-    answer = connection.getresponse()
-    content = answer.read()
-    assert answer.status in (200, 201), f"{method} {path}: {answer.status} {content[:300]}"
-    return content
+class Client:
+    """One connection for each thread."""
+
+    def __init__(self, port):
+        self.port, self.local = port, threading.local()
+
+    def request(self, method, path, body=None):
+        connection = getattr(self.local, "connection", None)
+        if connection is None:
+            connection = self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.request(method, path, body, AUTHORIZED)
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.status in (200, 201, 204), f"{method} {path}: {answer.status} {content[:300]}"
+        return content
+
+    def upload(self, repository, release, name):
+        path = f"/api/uploads/repos/{repository}/releases/{release}/assets?name={name}"
+        return json.loads(self.request("POST", path, os.urandom(1024)))["id"]
+
+    def publish(self, repository, number, assets):
+        """A draft with its assets, then the release; answers its id."""
+        fields = {"tag_name": f"v{number}.0.0", "name": f"Release {number}", "body": "Notes.\n" * 20, "draft": True}
+        release = json.loads(self.request("POST", f"{API}/{repository}/releases", json.dumps(fields)))["id"]
+        for index in range(assets):
+            self.upload(repository, release, f"app-{index:02}.zip")
+        self.request("PATCH", f"{API}/{repository}/releases/{release}", '{"draft": false}')
+        return release
+
+    def fill(self, repository, releases, assets):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            begun = time.perf_counter()
+            ids = list(pool.map(lambda number: self.publish(repository, number, assets), range(1, releases + 1)))
+        say(f"published {releases} releases of {assets} assets in {time.perf_counter() - begun:.0f} s")
+        return ids
 
 
-def publish(port, repository, number, assets):
-    """A draft with its assets, then the release."""
-    fields = {"tag_name": f"v{number}.0.0", "name": f"Release {number}", "body": "Notes.\n" * 20, "draft": True}
-    release = json.loads(request(port, "POST", f"{API}/{repository}/releases", json.dumps(fields)))
-    for index in range(assets):
-        path = f"/api/uploads/repos/{repository}/releases/{release['id']}/assets?name=app-{index:02}.zip"
-        request(port, "POST", path, os.urandom(1024))
-    request(port, "PATCH", f"{API}/{repository}/releases/{release['id']}", '{"draft": false}')
-
-
-def fill(port, repository, releases, assets):
-    begun = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: publish(port, repository, number, assets), range(1, releases + 1)))
-    took = time.perf_counter() - begun
-    print(f"published {releases} releases of {assets} assets in {took:.0f} s", flush=True)
-
-
-def timed(port, path):
-    begun = time.perf_counter()
-    request(port, "GET", path)
-    return (time.perf_counter() - begun) * 1000
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minio", required=True, help="the MinIO binary (`.ci/minio.sh` builds it)")
-    parser.add_argument("--server", type=pathlib.Path, help="the server, built already")
-    parser.add_argument("--releases", type=int, default=300)
-    parser.add_argument("--assets", type=int, default=34)
-    parser.add_argument("--starts", type=int, default=7, help="how many cold requests of a kind")
-    parser.add_argument("--requests", type=int, default=300, help="how many warm ones")
-    arguments = parser.parse_args()
-    binary = arguments.server
-    if binary is None:
-        subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=ROOT, check=True)
-        binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/release-server"
-
-    many, few = arguments.releases, 10
-    middle = f"v{many // 2}.0.0"
-    cases = [
-        (f"`releases/latest`, {many} releases", f"{API}/bench/many/releases/latest"),
-        (f"`releases/tags/{{tag}}`, {many} releases", f"{API}/bench/many/releases/tags/{middle}"),
-        (f"`releases/tags/{{tag}}`, {few} releases", f"{API}/bench/few/releases/tags/v5.0.0"),
-        (f"`download/{{tag}}/{{name}}`, {many} releases", f"/bench/many/releases/download/{middle}/app-07.zip"),
-        (f"`download/{{tag}}/{{name}}`, {few} releases", "/bench/few/releases/download/v5.0.0/app-07.zip"),
-        (f"`releases?per_page=100`, {many} releases", f"{API}/bench/many/releases?per_page=100"),
-    ]
+def measure(results, arguments, home):
+    many, assets, repeats, starts = (30, 34, 100, 2) if arguments.quick else (300, 34, 300, 5)
+    repositories = {"bench/many": many, "bench/few": 10}
     rows = []
-    with contextlib.ExitStack() as stack:
-        home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="release-server-bench-")))
-        store = stack.enter_context(MinIO(home / "minio", arguments.minio))
-        store.make_bucket()
-        with Gateway(home / "gateway", str(binary), store) as gateway:
-            fill(gateway.port, "bench/many", many, arguments.assets)
-            fill(gateway.port, "bench/few", few, arguments.assets)
-        cold, warm = {}, {}
-        for start in range(arguments.starts):
-            for what, path in cases:
-                with Gateway(home / "gateway", str(binary), store) as gateway:
-                    # A connection of its own, which is not what is measured.
-                    request(gateway.port, "GET", "/healthz")
-                    cold.setdefault(what, []).append(timed(gateway.port, path))
-                    if start == 0:
-                        warm[what] = sorted(timed(gateway.port, path) for _ in range(arguments.requests))
-        for what, _ in cases:
-            p99 = warm[what][int(len(warm[what]) * 0.99) - 1]
-            row = (statistics.median(warm[what]), p99, statistics.median(cold[what]), max(cold[what]))
-            rows.append(f"| {what} | " + " | ".join(f"{value:,.1f} ms" for value in row) + " |")
-    version = subprocess.check_output([binary, "--version"], text=True).strip()
-    print(f"\n{datetime.date.today()}, {version} over MinIO, {os.cpu_count()} CPUs: `benches/releases.py`\n")
-    print("| what | warm, median | warm, p99 | cold, median | cold, worst |\n|---|--:|--:|--:|--:|")
-    print("\n".join(rows))
+    with MinIO(home / "minio", arguments.minio) as store:
+        start = lambda: Gateway(home / "gateway", arguments.binary, store, RETENTION__INTERVAL="off")
+        with start() as gateway:
+            client = Client(gateway.port)
+            ids = {repository: client.fill(repository, releases, assets) for repository, releases in repositories.items()}
 
+        for repository, releases in repositories.items():
+            tag, release = f"v{releases // 2}.0.0", ids[repository][releases // 2 - 1]
+            get = lambda path: lambda client, _: client.request("GET", path)
+            cases = {
+                "`releases/latest`": get(f"{API}/{repository}/releases/latest"),
+                "`releases/tags/{tag}`": get(f"{API}/{repository}/releases/tags/{tag}"),
+                "`releases?per_page=100`": get(f"{API}/{repository}/releases?per_page=100"),
+                "`download/{tag}/{name}`": get(f"/{repository}/releases/download/{tag}/app-07.zip"),
+                "upload of one asset more": lambda client, n: client.upload(repository, release, f"more-{n}.zip"),
+            }
+            for what, case in cases.items():
+                cold = []
+                for attempt in range(starts):
+                    with start() as gateway:
+                        client = Client(gateway.port)
+                        # A connection of its own, which is not what is measured.
+                        client.request("GET", "/healthz")
+                        cold.append(timed(lambda: case(client, f"cold-{attempt}")) * 1000)
+                        if attempt == starts - 1:
+                            before = store.requests()
+                            warm = sorted(timed(lambda: case(client, n)) * 1000 for n in range(repeats))
+                            asked = store.requests() - before
+                p99 = warm[int(len(warm) * 0.99) - 1]
+                kinds = {kind: round(count / repeats, 2) for kind, count in asked.items() if count >= repeats / 20}
+                say(f"releases: {what} of {releases * assets:,} assets: {statistics.median(warm):.1f} ms, {kinds}")
+                rows.append([what, releases * assets, statistics.median(warm), p99, statistics.median(cold), kinds])
+    results.tables["releases"] = rows
+
+
+def table(results):
+    """Of Markdown."""
+    lines = ["| | assets | warm, median | warm, p99 | cold, median | requests to the store, warm |", "|---|--:|--:|--:|--:|---|"]
+    for what, assets, median, p99, cold, kinds in results.tables["releases"]:
+        asked = ", ".join(f"{number(count).rstrip('0').rstrip('.')} {kind}" for kind, count in kinds.items())
+        times = " | ".join(f"{number(time)} ms" for time in (median, p99, cold))
+        lines.append(f"| {what} | {assets:,} | {times} | {asked or 'none'} |")
+    return "\n".join(lines)
+
+
+PART = harness.Part("releases", "MinIO", ["MinIO"], ABOUT, measure, table)
 
 if __name__ == "__main__":
-    main()
+    PART.main()

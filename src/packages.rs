@@ -543,8 +543,11 @@ impl Inner {
     }
 }
 
-/// Makes a listing of what was found. Pure.
-fn assemble(
+/// Makes a listing of what was found, newest first, as `policy` judges it at `now`. Pure.
+///
+/// `digests`: what the files that may be sidecars say, by the names of those files.
+#[expect(clippy::implicit_hasher, reason = "there is one caller, with the usual one")]
+pub fn assemble(
     found: &Found,
     digests: &HashMap<PackageName, Digest>,
     policy: &Policy,
