@@ -35,17 +35,13 @@ faults:
 clients *args:
     tests/clients/run {{ args }}
 
-# measure against nginx, and print a table
+# measure the speed, run the attacks, print both tables: `just prove [speed|faults|PART] [--quick] [--write]`
+prove *args:
+    benches/prove.py {{ args }}
+
+# what the server computes, without network and disk
 bench *args:
-    benches/run.py {{ args }}
-
-# measure over a MinIO against that MinIO itself: `just bench-bucket --minio PATH`
-bench-bucket *args:
-    benches/bucket.py {{ args }}
-
-# measure a repository of many releases over a MinIO: `just bench-releases --minio PATH`
-bench-releases *args:
-    benches/releases.py {{ args }}
+    cargo bench --locked --bench pure {{ args }}
 
 # the whole stack of docker-compose.yml; needs Docker
 compose-test:

@@ -87,10 +87,10 @@ def transfers(results, gateway, store, rounds, size=100 * MB):
     speed = lambda act: size / MB / timed(act)
     ours = lambda n: speed(lambda: put(gateway.port, f"/assets/up-{n}.bin", body, AUTHORIZED))
     theirs = lambda n: speed(lambda: upload_in_parts(store, f"direct/up-{n}.bin", body))
-    results.add("upload of 100 MB", "one", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
+    results.add("upload, 100 MB", "beside a multipart upload", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
     ours = lambda _: speed(lambda: fetch(gateway.port, "/assets/up-0.bin"))
     theirs = lambda _: speed(lambda: fetch(store.port, store.path("GET", f"{gateway.prefix}/up-0.bin")))
-    results.add("download of 100 MB", "one", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
+    results.add("download, 100 MB", "1 connection", "MB/s", *turns(rounds, ours, theirs), at_least=0.9)
     for n in range(rounds + 1):
         gateway.delete(f"up-{n}.bin")
 
@@ -108,9 +108,9 @@ def hot(results, gateway, store, directory, rounds, seconds):
         speeds = [[one.mb_per_s for one in list_] for list_ in servers]
         p99 = [[one.p99_ms for one in list_] for list_ in servers[:2]]
         what = f"{connections} connections"
-        results.add(f"download of {name}, asked for often", what, "MB/s", *speeds[:2], at_least=0.9, p99=p99)
+        results.add(f"download, {name}, asked for often", what, "MB/s", *speeds[:2], at_least=0.9, p99=p99)
         results.add(
-            f"download of {name}, asked for often", "against our own on a directory", "MB/s", speeds[0], speeds[2], at_least=0.9
+            f"download, {name}, asked for often", "beside our own on a directory", "MB/s", speeds[0], speeds[2], at_least=0.9
         )
         gateway.delete(f"{size}.zip")
 
@@ -139,9 +139,9 @@ def latest(results, gateway, store, counts, seconds):
         direct = wrk(store, page, 64, seconds)
         a_request = ours.requests / max(asked.total(), 1)
         results.add(
-            "`/latest`", f"{what}, 64 connections", "/s", ours.requests_per_s, direct.requests_per_s / pages,
+            "`/latest`", f"{what}, beside LIST", "/s", ours.requests_per_s, direct.requests_per_s / pages,
         )  # fmt: skip
-        results.add("`/latest`", f"{what}, answers for one request to the store", "", a_request)
+        results.add("`/latest`", f"{what}, answers a request to the store", "", a_request)
 
 
 def many_uploads(results, gateway, home, count, size):
@@ -180,7 +180,7 @@ def many_uploads(results, gateway, home, count, size):
     for number in range(count):
         gateway.delete(f"large-{number}.bin")
     what = f"{count} uploads of {size / MB:,.0f} MB at once"
-    results.add("uploads", what, "MB/s", count * size / MB / took)
+    results.add("upload", what, "MB/s", count * size / MB / took)
     # `upload_memory_bytes`, and what the connections take.
     results.add("memory", f"{what}, above idle", "MB", (peak - idle) / MB, limit=350)
 

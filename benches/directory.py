@@ -72,7 +72,7 @@ class Directory:
                     assert status == 304, (server.name, status)
                 whole = self.results.rows[-1].ours
                 self.load(
-                    "304 of `/latest`", f"{count:,} packages", servers, "/latest", 64, "requests_per_s", "/s", headers=known
+                    "`/latest`, a 304", f"{count:,} packages", servers, "/latest", 64, "requests_per_s", "/s", headers=known
                 )
                 row = self.results.rows[-1]
                 row.target, row.kept = f"> {harness.number(whole)} /s", row.ours > whole
@@ -94,7 +94,7 @@ class Directory:
                 del ours, nginxs
                 for connections in (1, 64) if self.quick else (1, 16, 64, 256):
                     what = f"{connections} connection{'s' * (connections > 1)}"
-                    self.load(f"download of {name}", what, servers, path, connections, "mb_per_s", "MB/s", at_least=at_least)
+                    self.load(f"download, {name}", what, servers, path, connections, "mb_per_s", "MB/s", at_least=at_least)
 
     def large_set(self):
         """More bytes than we keep of hot files; first from the page cache, then from the disk."""
@@ -114,14 +114,14 @@ class Directory:
         os.sync()  # what is not written yet cannot be forgotten
         with pair(self.home, self.binary, data) as servers:
             wait_for_digests(servers[0])
-            set_ = f"{count:,} files of 300 KB"
+            set_ = f"download, {count:,} × 300 KB"
             for connections in (16,) if self.quick else (16, 64):
                 self.load(
                     set_, f"{connections} connections", servers, "/assets/file-%04d.zip", connections, "mb_per_s", "MB/s",
                     each=count, at_least=0.8,
                 )  # fmt: skip
             self.load(
-                "… none of them in the page cache", "16 connections", servers, "/assets/file-%04d.zip", 16, "mb_per_s", "MB/s",
+                "download, not in the page cache", "16 connections", servers, "/assets/file-%04d.zip", 16, "mb_per_s", "MB/s",
                 seconds=1, each=count, before=forget, at_least=0.8,
             )  # fmt: skip
         shutil.rmtree(data)
@@ -152,7 +152,7 @@ class Directory:
 
                 # 1.2 times as long as dd takes.
                 values = turns(self.rounds, upload, copy)
-                self.results.add("upload of 1 GB, against `dd conv=fsync`", "one", "MB/s", *values, at_least=0.83)
+                self.results.add("upload, 1 GB", "beside `dd conv=fsync`", "MB/s", *values, at_least=0.83)
 
             block = memoryview(block)
             speeds, grown = [], []
@@ -167,7 +167,7 @@ class Directory:
                     grown.append((ours.status("VmHWM") - idle) / MB)
                     for name in names:
                         ours.delete(name)
-            self.results.add("uploads of 100 MB", "8 at once", "MB/s", speeds)
+            self.results.add("upload, 100 MB", "8 at once", "MB/s", speeds)
             self.results.add("memory", "8 uploads at once, above idle", "MB", max(grown), limit=64)
         finally:
             source.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ class Directory:
             self.results.add("start to the first `/latest`", f"{count:,} packages", "ms", *starts, limit=50)
             if count == 1_000:
                 memory = idle, own
-        self.results.add("memory", "idle", "MB", *memory[0], limit=15)
+        self.results.add("memory", "idle, 1,000 packages", "MB", *memory[0], limit=15)
         self.results.add("memory", "idle, without what is in the program's file", "MB", memory[1])
 
     def open_downloads(self, count=1_000):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,24 @@ ATTACKS = [
 ]
 
 
+TOO_LONG_S = 1200
+"""What no test program takes for a round."""
+
+
+def run_in_time(command, environment, seconds):
+    """With its output; ended with all that it has started if it takes too long."""
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        output = started.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        output = started.communicate()
+        say(f"faults: {command}: not done in {seconds} s")
+    return subprocess.CompletedProcess(command, started.returncode, *output)
+
+
 def outcomes(attack, rounds, minio):
     """Its rows: what it wrote down, what was skipped, and whether it failed."""
     command = list(attack.command)
@@ -55,14 +74,14 @@ def outcomes(attack, rounds, minio):
         if minio:
             environment["RELEASE_SERVER_TEST_MINIO"] = str(minio)
         begun = time.monotonic()
-        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        ran = run_in_time(command, environment, TOO_LONG_S * rounds)
         lines = evidence.read_text().splitlines() if evidence.exists() else []
     passed, failed, ignored = (
         sum(map(int, re.findall(rf"^test result: .* (\d+) {word}", ran.stdout, re.MULTILINE)))
         for word in ("passed", "failed", "ignored")
     )
     said = ran.stdout + ran.stderr
-    rows = merged(map(json.loads, lines))
+    rows = sorted(merged(map(json.loads, lines)), key=lambda one: (one["attack"], one["on"]))
     if not rows and ran.returncode == 0 and passed:
         rows = [row(attack.what, attack.on, passed, "tests")]
     for skipped in sorted(set(re.findall(r"SKIPPED: (.*)", said))):
@@ -104,15 +123,24 @@ def unlisted():
     return sorted(programs - {attack.program for attack in ATTACKS})
 
 
-def run(arguments):
+def run(arguments, before):
+    """`before`: what was found before; it stays where only some of the attacks are run."""
     if missing := unlisted():
         sys.exit(f"error: {', '.join(missing)} in tests/ is not in the list of attacks, benches/faults.py")
     if arguments.minio is None:
         say("faults: there is no MinIO, so what needs one is SKIPPED; `.ci/run minio` builds it, `--minio PATH` names another")
+    if unknown := set(arguments.attacks or ()) - {attack.program for attack in ATTACKS}:
+        sys.exit(f"error: `{unknown.pop()}` is not in the list of attacks, benches/faults.py")
     chosen = [attack for attack in ATTACKS if not arguments.attacks or attack.program in arguments.attacks]
     programs = [argument for attack in chosen if not attack.command and attack.program != "src" for argument in ("--test", attack.program)]
     subprocess.run(["cargo", "test", "--locked", "--quiet", "--no-run", *programs], cwd=ROOT, check=True)
-    rows = [row for attack in chosen for row in outcomes(attack, arguments.attack_rounds, arguments.minio)]
+    kept = before.tables["faults"] if before else []
+    rows = []
+    for attack in ATTACKS:
+        if attack in chosen:
+            rows += outcomes(attack, arguments.attack_rounds, arguments.minio)
+        else:
+            rows += [row for row in kept if row["program"] == attack.program]
     version = harness.first_line("cargo", "pkgid").rpartition("@")[2].rpartition("#")[2]
     versions = [f"release-server {version}", harness.version_of("rustc")]
     if arguments.minio:

@@ -481,7 +481,7 @@ class Results:
         with_p99 = any(row.p99 for row in self.rows)
         head = ["", "release-server", self.peer, "ratio", "target"] + ["p99, ms", f"{self.peer}'s"] * with_p99
         lines = [head, ["---"] + ["--:"] * 3 + ["---"] + ["--:"] * 2 * with_p99]
-        for group, rows in itertools.groupby(self.rows, lambda row: row.group):
+        for group, rows in grouped(self.rows):
             for first, row in zip(itertools.chain([f"{group}, "], itertools.repeat("… ")), rows):
                 with_unit = lambda value: f"{number(value)} {row.unit}" if value is not None else "–"
                 ratio = f"{row.ratio:.2f}" if row.ratio else "–"
@@ -500,6 +500,14 @@ class Results:
             f"{self.measured['date']}, {versions}; {self.measured['machine']}. {self.about} "
             f"Command: `just prove {self.part}{' --quick' if self.measured['quick'] else ''}`."
         )
+
+
+def grouped(rows):
+    """Rows by their groups, in the order in which those begin."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return groups.items()
 
 
 def number(value):

@@ -23,6 +23,13 @@ import releases
 SPEED = [directory.PART, bucket.PART, releases.PART, cost.PART]
 SAVED = harness.TARGET / "prove"
 
+# What the README shows; the cost has a page of its own.
+HEADINGS = {
+    "directory": "On a directory, beside nginx",
+    "bucket": "On a bucket, beside MinIO",
+    "releases": "Releases on a bucket",
+}
+
 
 def saved(part):
     path = SAVED / f"{part}.json"
@@ -32,10 +39,9 @@ def saved(part):
 def speed(found):
     """The section of the README."""
     blocks = ["![How fast it is, beside its peers](docs/speed.svg)"]
-    for part in SPEED[:3]:
-        if results := found.get(part.name):
-            heading = {"directory": "On a directory", "bucket": "On a bucket", "releases": "Releases on a bucket"}[part.name]
-            blocks += [f"**{heading}.** {sentence(results)}".rstrip(), part.table(results), results.footnote()]
+    for part in SPEED:
+        if (results := found.get(part.name)) and part.name in HEADINGS:
+            blocks += [f"**{HEADINGS[part.name]}.** {sentence(results)}".rstrip(), part.table(results), results.footnote()]
     return "\n\n".join(blocks)
 
 
@@ -81,7 +87,7 @@ def main():
                 everything[part.name] = part.run(arguments)
                 everything[part.name].save(SAVED / f"{part.name}.json")
         if "faults" in chosen:
-            everything["faults"] = faults.run(arguments)
+            everything["faults"] = faults.run(arguments, everything["faults"])
             everything["faults"].save(SAVED / "faults.json")
     found = {name: results for name, results in everything.items() if results}
 
@@ -98,7 +104,7 @@ def main():
         write(readme, "speed", speed(found))
         write(readme, "faults", unbreakable(found["faults"]))
         write(harness.ROOT / "docs/cost.md", "cost", f"{cost.table(found['cost'])}\n\n{found['cost'].footnote()}")
-        drawn = picture.draw([found[part.name] for part in SPEED[:2]])
+        drawn = picture.draw([(HEADINGS[name], found[name]) for name in ("directory", "bucket")])
         (harness.ROOT / "docs/speed.svg").write_text(drawn)
         harness.say("written: README.md, docs/cost.md, docs/speed.svg")
     if "faults" in found and not faults.clean(found["faults"]):

@@ -118,7 +118,8 @@ async fn one_of_16_creators_wins_though_replies_are_lost() {
         lose_replies(proxy, 0.2);
         server
     });
-    creators_race("the same, and a fifth of the store's replies is lost", store.on(), &[&one, &two]).await;
+    creators_race("creators of one name, a fifth of the store's replies lost", store.on(), &[&one, &two])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
