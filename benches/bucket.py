@@ -119,10 +119,7 @@ def latest(results, gateway, store, counts, seconds):
     """Under load, beside a LIST of the same packages under the same load; and one request alone, beside a whole listing."""
     there = 0
     for count in counts:
-        names = (f"package-{index:05}.zip" for index in range(there, count))
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            took = timed(lambda: list(pool.map(lambda name: gateway.put(name, b"small"), names)))
-        harness.say(f"published {count - there} packages in {took:.0f} s")
+        gateway.fill(there, count)
         there = count
         prefix = f"{gateway.prefix}/"
         alone = lambda act: statistics.median(timed(act) * 1000 for _ in range(5))

@@ -132,7 +132,7 @@ def measure(results, arguments, home):
             there = 11
             for packages in (10, 1_000) if arguments.quick else (10, 1_000, 10_000):
                 if packages > there:
-                    gateway.fill(packages - there)
+                    gateway.fill(there, packages)
                     there = packages
                 get = lambda path: lambda _: gateway.ask("GET", path)
                 count.of(f"`/latest`, {packages:,} packages, one at a time", repeat(10, get("/latest")), 10)

@@ -60,7 +60,7 @@ class Directory:
         for count, at_least in ((10, 0.8), (1_000, 0.7), (10_000, 0.7)):
             data = self.home / f"data-{count}"
             with Ours(self.home / "ours", self.binary, data) as ours:
-                ours.fill(count)
+                ours.fill(0, count)
             with pair(self.home, self.binary, data) as (ours, nginx):
                 (nginx.files / "latest").write_bytes(ours.ask("GET", "/latest")[1])
                 servers = (ours, nginx)
