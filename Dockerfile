@@ -20,7 +20,7 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # The dependencies, in a layer that only a change to the lock file makes again.
 COPY Cargo.toml Cargo.lock ./
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
+    mkdir src benches && touch src/lib.rs benches/pure.rs && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked
 
 COPY src src

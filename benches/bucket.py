@@ -138,7 +138,7 @@ def latest(results, gateway, store, counts, seconds):
         results.add(
             "`/latest`", f"{what}, beside LIST", "/s", ours.requests_per_s, direct.requests_per_s / pages,
         )  # fmt: skip
-        results.add("`/latest`", f"{what}, answers a request to the store", "", a_request)
+        results.add("`/latest`", f"{what}, for one request to the store", "answers", a_request)
 
 
 def many_uploads(results, gateway, home, count, size):

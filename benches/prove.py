@@ -21,6 +21,7 @@ import picture
 import releases
 
 SPEED = [directory.PART, bucket.PART, releases.PART, cost.PART]
+SPEED_NAMES = [part.name for part in SPEED]
 SAVED = harness.TARGET / "prove"
 
 # What the README shows; the cost has a page of its own.
@@ -68,8 +69,7 @@ def write(path, marker, content):
 def main():
     summary, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [part.name for part in SPEED]
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: speed, {', '.join(names)}, faults [default: all]")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: speed, {', '.join(SPEED_NAMES)}, faults [default: all]")
     parser.add_argument("--write", action="store_true", help="put the tables and the picture into the documentation")
     parser.add_argument("--saved", action="store_true", help="run nothing, take what was found before")
     parser.add_argument("--rounds", dest="attack_rounds", type=int, default=1, help="rounds of the attacks [default: 1]")
@@ -77,8 +77,8 @@ def main():
     harness.options(parser)
     arguments = parser.parse_args()
     chosen = arguments.parts or ["speed", "faults"]
-    if unknown := set(chosen) - {"speed", "faults", *names}:
-        parser.error(f"`{unknown.pop()}` is not one of: speed, {', '.join(names)}, faults")
+    if unknown := set(chosen) - {"speed", "faults", *SPEED_NAMES}:
+        parser.error(f"`{unknown.pop()}` is not one of: speed, {', '.join(SPEED_NAMES)}, faults")
 
     everything = {part.name: saved(part.name) for part in SPEED} | {"faults": saved("faults")}
     if not arguments.saved:
@@ -91,12 +91,14 @@ def main():
             everything["faults"].save(SAVED / "faults.json")
     found = {name: results for name, results in everything.items() if results}
 
-    print("\n# Speed\n")
-    print(speed(found))
-    if results := found.get("cost"):
-        print(f"\n{cost.table(results)}\n\n{results.footnote()}")
-    print("\n# Unbreakable\n")
-    print(unbreakable(found["faults"]) if "faults" in found else "not run yet")
+    asked = {*chosen, *(SPEED_NAMES if "speed" in chosen else ())}
+    shown = {name: results for name, results in found.items() if name in asked}
+    if shown.keys() & set(SPEED_NAMES):
+        print(f"\n# Speed\n\n{speed(shown)}")
+    if results := shown.get("cost"):
+        print(f"\n# Cost in a bucket\n\n{cost.table(results)}\n\n{results.footnote()}")
+    if results := shown.get("faults"):
+        print(f"\n# Unbreakable\n\n{unbreakable(results)}")
     if arguments.write:
         if missing := everything.keys() - found.keys():
             sys.exit(f"error: nothing is written, for these parts were never run: {', '.join(sorted(missing))}")

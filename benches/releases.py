@@ -63,7 +63,7 @@ class Client:
 
 
 def measure(results, arguments, home):
-    many, assets, repeats, starts = (30, 34, 100, 2) if arguments.quick else (300, 34, 300, 5)
+    many, assets, repeats, starts = (30, 34, 100, 2) if arguments.quick else (300, 34, 200, 3)
     repositories = {"bench/many": many, "bench/few": 10}
     rows = []
     with MinIO(home / "minio", arguments.minio) as store:
