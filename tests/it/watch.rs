@@ -26,6 +26,9 @@ async fn a_directory_is_listed_once_while_nothing_changes() {
     assert!(server.packages.listings() - flights <= 1 + start.elapsed().as_secs());
 }
 
+/// Its name, what it does, and the packages with their bytes thereafter.
+type Change<'a> = (&'a str, &'a dyn Fn(), &'a [(&'a str, &'a str)]);
+
 #[tokio::test]
 async fn what_is_changed_by_hand_shows_at_once() {
     let server = Server::start();
@@ -33,7 +36,7 @@ async fn what_is_changed_by_hand_shows_at_once() {
     server.hashed().await;
     let path = |name: &str| server.path(name);
     let write = |name: &str| OpenOptions::new().write(true).open(path(name)).unwrap();
-    let changes: [(&str, &dyn Fn(), &[(&str, &str)]); 8] = [
+    let changes: [Change<'_>; 8] = [
         ("as it was", &|| (), &[("a.zip", "abc")]),
         ("copied in", &|| fs::write(path("b.zip"), "old").unwrap(), &[("b.zip", "old"), ("a.zip", "abc")]),
         (
