@@ -463,7 +463,7 @@ class Results:
             row.target, row.kept = f"≤ {limit:g} {unit}", row.ours <= limit
         if p99:
             row.p99 = tuple(map(statistics.median, p99))
-            row.p99_kept = statistics.median(map(operator.truediv, *p99)) <= 1.005
+            row.p99_kept = row.p99[0] <= row.p99[1] * 1.005
         self.rows.append(row)
         peers = f" against {number(row.peer)}" if peer else ""
         ratio = f", ratio {row.ratio:.2f}" if row.ratio else ""
@@ -496,13 +496,13 @@ class Results:
                 lines.append(cells)
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
-    def footnote(self):
-        """When and on what."""
-        versions = ", ".join(self.measured["versions"])
-        return (
-            f"{self.measured['date']}, {versions}; {self.measured['machine']}. {self.about} "
-            f"Command: `just prove {self.part}{' --quick' if self.measured['quick'] else ''}`."
-        )
+    def footnote(self, with_machine=True):
+        """How it was measured, and when and on what."""
+        command = f"Command: `just prove {self.part}{' --quick' if self.measured['quick'] else ''}`."
+        return " ".join(filter(None, [self.when_and_where() if with_machine else "", self.about, command]))
+
+    def when_and_where(self):
+        return f"{self.measured['date']}, {', '.join(self.measured['versions'])}; {self.measured['machine']}."
 
 
 def grouped(rows):

@@ -39,10 +39,17 @@ def saved(part):
 
 def speed(found):
     """The section of the README."""
+    shown = [(part, found[part.name]) for part in SPEED if part.name in HEADINGS and part.name in found]
+    # Said once, where all were measured on one day and machine.
+    once = len({(results.measured["date"], results.measured["machine"]) for _, results in shown}) == 1
     blocks = ["![How fast it is, beside its peers](docs/speed.svg)"]
-    for part in SPEED:
-        if (results := found.get(part.name)) and part.name in HEADINGS:
-            blocks += [f"**{HEADINGS[part.name]}.** {sentence(results)}".rstrip(), part.table(results), results.footnote()]
+    for part, results in shown:
+        heading = f"**{HEADINGS[part.name]}.** {sentence(results)}".rstrip()
+        blocks += [heading, part.table(results), results.footnote(with_machine=not once)]
+    if once:
+        measured = shown[0][1].measured
+        versions = list(dict.fromkeys(version for _, results in shown for version in results.measured["versions"]))
+        blocks.append(f"All of it {measured['date']} on {measured['machine']}; {', '.join(versions)}.")
     return "\n\n".join(blocks)
 
 
