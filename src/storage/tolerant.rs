@@ -5,6 +5,7 @@
 //! logged once each; paging, retries and signing stay as they are.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -32,9 +33,9 @@ pub(super) struct Tolerant {
 
 impl Tolerant {
     fn log(&self, entry: &str) {
-        let key = OBJECT.key_of(entry).or_else(|| PREFIX.key_of(entry)).unwrap_or_else(|| "?".to_owned());
+        let key = OBJECT.key_of(entry).or_else(|| PREFIX.key_of(entry)).unwrap_or(Cow::Borrowed("?"));
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < MOST_LOGGED && logged.insert(key.clone()) {
+        if logged.len() < MOST_LOGGED && logged.insert(key.clone().into_owned()) {
             let key = key.escape_default().to_string();
             tracing::warn!(
                 event = "listing",
@@ -70,58 +71,74 @@ impl HttpService for TolerantClient {
         let body = body.collect().await?.to_bytes();
         let text =
             std::str::from_utf8(&body).map_err(|error| HttpError::new(HttpErrorKind::Decode, error))?;
-        let (body, dropped) = without_strange_keys(text);
+        let (kept, dropped) = without_strange_keys(text);
+        let kept = kept.map(Bytes::from);
         if !dropped.is_empty() {
             head.headers.remove(http::header::CONTENT_LENGTH);
             for entry in dropped {
                 self.tolerant.log(entry);
             }
         }
-        let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
+        let body = Full::new(kept.unwrap_or(body)).map_err(|never| match never {});
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
 }
 
-/// A `ListBucketResult` without the entries whose key would not read back, and those.
-fn without_strange_keys(xml: &str) -> (String, Vec<&str>) {
-    let mut kept = String::with_capacity(xml.len());
-    let (mut rest, mut dropped) = (xml, Vec::new());
-    while let Some((start, element)) = next_entry(rest) {
-        kept.push_str(&rest[..start]);
-        let close = format!("</{}>", element.tag);
-        let Some(length) = rest[start..].find(&close) else { break };
-        let entry = &rest[start..start + length + close.len()];
-        if element.key_of(entry).is_some_and(|key| element.reads_back(&key)) {
-            kept.push_str(entry);
-        } else {
+/// A `ListBucketResult` without the entries whose key would not read back, if there are any, and those.
+///
+/// Goes through it once: the pages of a large bucket are megabytes.
+fn without_strange_keys(xml: &str) -> (Option<String>, Vec<&str>) {
+    let (mut kept, mut copied, mut dropped) = (String::new(), 0, Vec::new());
+    let mut at = 0;
+    while let Some((start, element)) = next_entry(xml, at) {
+        let Some(length) = xml[start..].find(element.close) else { break };
+        at = start + length + element.close.len();
+        let entry = &xml[start..at];
+        if !element.key_of(entry).is_some_and(|key| element.reads_back(&key)) {
+            kept.push_str(&xml[copied..start]);
+            copied = at;
             dropped.push(entry);
         }
-        rest = &rest[start + entry.len()..];
     }
-    kept.push_str(rest);
-    (kept, dropped)
+    if dropped.is_empty() {
+        return (None, dropped);
+    }
+    kept.push_str(&xml[copied..]);
+    (Some(kept), dropped)
 }
 
 /// The two kinds of entries of a listing.
 struct Element {
-    tag: &'static str,
-    key: &'static str,
+    open: &'static str,
+    close: &'static str,
+    key: (&'static str, &'static str),
     is_prefix: bool,
 }
 
-const OBJECT: Element = Element { tag: "Contents", key: "Key", is_prefix: false };
-const PREFIX: Element = Element { tag: "CommonPrefixes", key: "Prefix", is_prefix: true };
+const OBJECT: Element =
+    Element { open: "<Contents>", close: "</Contents>", key: ("<Key>", "</Key>"), is_prefix: false };
+const PREFIX: Element = Element {
+    open: "<CommonPrefixes>",
+    close: "</CommonPrefixes>",
+    key: ("<Prefix>", "</Prefix>"),
+    is_prefix: true,
+};
 
-fn next_entry(xml: &str) -> Option<(usize, &'static Element)> {
-    let find = |element: &'static Element| Some((xml.find(&format!("<{}>", element.tag))?, element));
-    find(&OBJECT).into_iter().chain(find(&PREFIX)).min_by_key(|(start, _)| *start)
+/// Where the next entry begins, and of which kind it is.
+fn next_entry(xml: &str, from: usize) -> Option<(usize, &'static Element)> {
+    xml[from..].match_indices("<Co").find_map(|(start, _)| {
+        let start = from + start;
+        let element =
+            [&OBJECT, &PREFIX].into_iter().find(|element| xml[start..].starts_with(element.open))?;
+        Some((start, element))
+    })
 }
 
 impl Element {
     /// The key as it was before XML escaped it; `None` if it cannot be told.
-    fn key_of(&self, entry: &str) -> Option<String> {
-        let text = entry.split_once(&format!("<{}>", self.key))?.1.split_once(&format!("</{}>", self.key))?.0;
-        quick_xml::escape::unescape(text).ok().map(Into::into)
+    fn key_of<'xml>(&self, entry: &'xml str) -> Option<Cow<'xml, str>> {
+        let text = entry.split_once(self.key.0)?.1.split_once(self.key.1)?.0;
+        quick_xml::escape::unescape(text).ok()
     }
 
     fn reads_back(&self, key: &str) -> bool {
@@ -151,13 +168,13 @@ mod tests {
         let all: Vec<&str> = strange.iter().chain(&fine).copied().collect();
         let xml = listing(&all, &["repos/", "a//"]);
         let (kept, dropped) = without_strange_keys(&xml);
-        assert_eq!((kept, dropped.len()), (listing(&fine, &["repos/"]), strange.len() + 1));
+        assert_eq!((kept, dropped.len()), (Some(listing(&fine, &["repos/"])), strange.len() + 1));
     }
 
     #[test]
     fn a_listing_of_good_keys_stays_as_it_is() {
         let listing = listing(&["a", "b"], &["c/"]);
-        assert_eq!(without_strange_keys(&listing), (listing.clone(), vec![]));
-        assert_eq!(without_strange_keys(""), (String::new(), vec![]));
+        assert_eq!(without_strange_keys(&listing), (None, vec![]));
+        assert_eq!(without_strange_keys(""), (None, vec![]));
     }
 }
