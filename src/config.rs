@@ -85,6 +85,8 @@ pub struct Config {
     pub allow_last_writer_wins: bool,
     #[serde(deserialize_with = "duration")]
     pub listing_max_age: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub listing_by_hand_max_age: Duration,
     pub cache: Cache,
     pub retention: Retention,
     pub releases: Releases,

@@ -60,6 +60,7 @@ struct Inner {
     operations: Vec<OperationMetrics>,
     listing_requests: Counter,
     listing_flights: Counter,
+    listing_proofs: Counter,
     cache: Counters<CacheLookup>,
     cache_bytes: Gauge,
     cache_limit: Gauge,
@@ -364,6 +365,10 @@ impl Inner {
         let listing_requests = book.counter("listing_requests", "Requests for a listing of the store");
         let listing_flights =
             book.counter("listing_flights", "Looks at the store, each of which answers many of these");
+        let listing_proofs = book.counter(
+            "listing_proofs",
+            "Looks at the store that were no listing: nobody had written since the last one",
+        );
         let cache = book.counters("cache_requests", "Downloads of packages small enough for the cache");
         let cache_bytes = book.gauge("cache_bytes", "Bytes in the cache");
         let cache_limit = book.gauge("cache_limit_bytes", "How many there may be");
@@ -401,6 +406,7 @@ impl Inner {
             operations,
             listing_requests,
             listing_flights,
+            listing_proofs,
             cache,
             cache_bytes,
             cache_limit,
@@ -426,6 +432,7 @@ impl Inner {
 pub(crate) struct Sample {
     pub(crate) listing_requests: u64,
     pub(crate) listing_flights: u64,
+    pub(crate) listing_proofs: u64,
     pub(crate) cache_bytes: u64,
     pub(crate) listed: Amount,
     pub(crate) hidden: Amount,
@@ -561,6 +568,7 @@ impl Metrics {
         let Some(inner) = self.0 else { return };
         inner.listing_requests.inner().store(sample.listing_requests, Relaxed);
         inner.listing_flights.inner().store(sample.listing_flights, Relaxed);
+        inner.listing_proofs.inner().store(sample.listing_proofs, Relaxed);
         inner.cache_bytes.set(signed(sample.cache_bytes));
         for (stock, amount) in [(&inner.listed, sample.listed), (&inner.hidden, sample.hidden)] {
             stock.packages.set(signed(amount.packages));

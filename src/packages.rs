@@ -6,10 +6,13 @@
 //! - A removal spares what changed since it was judged.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use futures_util::{StreamExt, future, stream};
 use object_store::{GetOptions, ObjectMeta};
 use quick_cache::sync::Cache;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
@@ -32,13 +35,16 @@ use crate::{
     name::PackageName,
     rendered::Rendered,
     retention::{Candidate, Decision, Origin, Policy, decide},
-    storage::{Content, Found, Storage, Upload},
+    storage::{Content, Found, Quiet, Storage, Upload},
 };
 
 /// How long a listing is taken to hold because the store says that nothing changed. Not for ever: what a store cannot see
 /// (see `storage/watch.rs`) shows after this, or after [`PROVED_TIMES`] as long as a listing takes.
 const PROVED: Duration = Duration::from_secs(1);
 const PROVED_TIMES: u32 = 20;
+
+/// From how many packages on a listing of a bucket is to be proved to hold rather than repeated.
+const MANY: usize = 500;
 
 /// How long a digest that the last listing did not know is taken to be unknown still.
 const UNKNOWN_DIGEST: Duration = Duration::from_secs(1);
@@ -181,8 +187,11 @@ struct Inner {
     read_only: bool,
     max_upload_bytes: u64,
     listing_max_age: Duration,
+    by_hand_max_age: Duration,
     listings: Arc<Coalesced<Listing>>,
     last: Mutex<Option<Last>>,
+    renewal: Mutex<Option<AbortHandle>>,
+    proofs: AtomicU64,
     sidecars: Cache<(PackageName, String), Option<Digest>>,
     changed: Notify,
     unhashed: Notify,
@@ -191,8 +200,14 @@ struct Inner {
 
 /// What the last flight found, and what was made of it.
 struct Last {
+    /// When a look at the store was begun that found it like this.
     begun: Instant,
+    /// How long the listing took.
     took: Duration,
+    /// When a listing was.
+    listed: Instant,
+    /// By what such a look can be less than a listing.
+    quiet: Option<Quiet>,
     found: Found,
     listing: Arc<Listing>,
 }
@@ -218,8 +233,11 @@ impl Packages {
                 read_only: config.read_only,
                 max_upload_bytes: config.max_upload_bytes,
                 listing_max_age: config.listing_max_age,
+                by_hand_max_age: config.listing_by_hand_max_age,
                 listings,
                 last: Mutex::new(None),
+                renewal: Mutex::new(None),
+                proofs: AtomicU64::new(0),
                 sidecars: Cache::new(16_384),
                 changed: Notify::new(),
                 unhashed: Notify::new(),
@@ -238,6 +256,7 @@ impl Packages {
         let mut sample = Sample {
             listing_requests: self.0.listings.asked(),
             listing_flights: self.0.listings.flights(),
+            listing_proofs: self.proofs(),
             cache_bytes: self.0.storage.kept_bytes(),
             ..Sample::default()
         };
@@ -279,6 +298,11 @@ impl Packages {
     /// How many times the store was listed for callers.
     pub fn listings(&self) -> u64 {
         self.0.listings.flights()
+    }
+
+    /// How many of these looks were no listing: nobody had written since the last one.
+    pub fn proofs(&self) -> u64 {
+        self.0.proofs.load(Ordering::Relaxed)
     }
 
     /// Begins an upload of `length` bytes, if that is known. Refused at once if the name is taken and replacing was not asked for.
@@ -478,19 +502,101 @@ impl Inner {
         }
     }
 
-    /// Lists the store; if nothing changed, the last listing and every answer made from it are kept.
-    async fn fly(&self) -> Result<Arc<Listing>> {
+    /// Finds out what is in the store, by a look at who is writing if that is enough.
+    async fn fly(self: &Arc<Self>) -> Result<Arc<Listing>> {
+        let begun = Instant::now();
+        let mut quiet = None;
+        if let Some(changes) = self.storage.changes().filter(|_| self.has_use_for_changes()) {
+            let look = changes.look().await?;
+            if let Some(listing) = look.quiet.as_ref().and_then(|quiet| self.still(quiet, begun)) {
+                self.proofs.fetch_add(1, Ordering::Relaxed);
+                return Ok(listing);
+            }
+            self.tend(look.absent);
+            quiet = look.quiet;
+        }
+        // What it would find is found here, by somebody who waits for it.
+        if let Some(renewal) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            renewal.abort();
+        }
+        self.look(quiet).await
+    }
+
+    /// Whether a listing is slow, or may be.
+    fn has_use_for_changes(&self) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.by_hand_max_age.is_zero() && last.as_ref().is_none_or(|last| last.found.objects.len() > MANY)
+    }
+
+    /// The last listing, if nobody has written since, and it is not too old to show what was done by hand. When half of
+    /// that time is over it is renewed in the background: nobody is to wait for it.
+    fn still(self: &Arc<Self>, quiet: &Quiet, begun: Instant) -> Option<Arc<Listing>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_mut().filter(|last| last.quiet.as_ref() == Some(quiet))?;
+        let age = last.listed.elapsed();
+        let expired = last.listing.expires.is_some_and(|expires| Utc::now() >= expires);
+        if age > self.by_hand_max_age || expired {
+            return None;
+        }
+        last.begun = begun;
+        if age > self.by_hand_max_age / 2 {
+            let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+            if renewal.as_ref().is_none_or(AbortHandle::is_finished) {
+                let (inner, quiet) = (Arc::clone(self), quiet.clone());
+                let renewed = tokio::spawn(async move {
+                    if let Err(error) = inner.look(Some(quiet)).await {
+                        tracing::debug!(event = "listing", error = error.with_causes(), "not renewed");
+                    }
+                });
+                *renewal = Some(renewed.abort_handle());
+            }
+        }
+        Some(Arc::clone(&last.listing))
+    }
+
+    /// Keeps the record of changes fit to prove something: nobody waits for it.
+    fn tend(self: &Arc<Self>, absent: bool) {
+        let many = {
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.as_ref().is_some_and(|last| last.found.objects.len() > MANY)
+        };
+        let Some(changes) = self.storage.changes().filter(|_| many && !self.read_only).cloned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let tended = if absent { changes.keep().await } else { changes.tidy().await };
+            if let Err(error) = tended {
+                tracing::debug!(event = "listing", error = error.with_causes(), "listings are not proved");
+            }
+        });
+    }
+
+    /// Lists the store; if nothing changed, the last listing and every answer made from it are kept. `quiet` is what the
+    /// look before this said.
+    async fn look(&self, quiet: Option<Quiet>) -> Result<Arc<Listing>> {
         let (begun, now) = (Instant::now(), Utc::now());
         let found = self.storage.list().await?;
-        {
+        let took = begun.elapsed();
+        let unannounced = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(last) = last.as_mut()
-                && last.found.shows_the_same(&found)
-                && last.listing.expires.is_none_or(|expires| now < expires)
-            {
-                (last.begun, last.took, last.found.generation) = (begun, begun.elapsed(), found.generation);
-                return Ok(Arc::clone(&last.listing));
+            match last.as_mut() {
+                // Another one was faster.
+                Some(last) if last.listed > begun => return Ok(Arc::clone(&last.listing)),
+                Some(last)
+                    if last.found.shows_the_same(&found)
+                        && last.listing.expires.is_none_or(|expires| now < expires) =>
+                {
+                    (last.begun, last.listed, last.took) = (begun, begun, took);
+                    (last.quiet, last.found.generation) = (quiet, found.generation);
+                    return Ok(Arc::clone(&last.listing));
+                }
+                Some(last) => quiet.is_some() && last.quiet == quiet && publishes(&last.found, &found),
+                None => false,
             }
+        };
+        let quiet = quiet.filter(|_| !unannounced);
+        if unannounced {
+            self.distrust();
         }
         let sidecars = self.read_sidecars(&found).await;
         let listing = Arc::new(assemble(&found, &sidecars, &self.policy, now));
@@ -507,8 +613,30 @@ impl Inner {
                  names with control characters"
             );
         }
-        *last = Some(Last { begun, took: begun.elapsed(), found, listing: Arc::clone(&listing) });
+        if last.as_ref().is_none_or(|last| last.listed <= begun) {
+            *last = Some(Last { begun, listed: begun, took, quiet, found, listing: Arc::clone(&listing) });
+        }
         Ok(listing)
+    }
+
+    /// A server writes that announces nothing, or whose clock stood still.
+    fn distrust(&self) {
+        tracing::warn!(
+            event = "listing",
+            "a package was published by a server that does not announce it, such as one of an older version; until \
+             there is none, what it publishes may be listed late"
+        );
+        if let Some(changes) = self.storage.changes().filter(|_| !self.read_only).cloned() {
+            tokio::spawn(async move {
+                if let Err(error) = changes.distrust().await {
+                    tracing::warn!(
+                        event = "listing",
+                        error = error.with_causes(),
+                        "it is believed all the same"
+                    );
+                }
+            });
+        }
     }
 
     /// What the files that may be sidecars say.
@@ -541,6 +669,15 @@ impl Inner {
         };
         digest.map(|digest| (name, digest))
     }
+}
+
+/// Whether something was published in between that is still there.
+fn publishes(before: &Found, after: &Found) -> bool {
+    let known: HashSet<&str> = before.markers.iter().map(String::as_str).collect();
+    let new = after.markers.iter().filter(|marker| !known.contains(marker.as_str()));
+    let published =
+        |marker: &String| Marker::parse(marker).is_some_and(|marker| marker.source == Source::Published);
+    new.into_iter().any(published)
 }
 
 /// Makes a listing of what was found, newest first, as `policy` judges it at `now`. Pure.

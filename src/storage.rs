@@ -10,6 +10,7 @@
 //!   .release-server/packages/MARKER              empty, see `marker`
 //!   .release-server/swept                        empty; a sweep has looked at this store before
 //!   .release-server/removing/HASH.TOKEN          in a bucket: a removal in progress, see `removal`
+//!   .release-server/changes                      in a large bucket: who is writing, see `changes`; changed by compare-and-swap
 //!   .release-server/probe/                       in a bucket: what a starting server tries
 //!   .release-server/stage/                       in a directory: uploads under way, never listed
 //!   .release-server/lock                         in a directory: held while something is replaced or removed
@@ -24,6 +25,7 @@
 
 mod blocks;
 mod bucket;
+mod changes;
 mod directory;
 mod errands;
 mod hot;
@@ -35,7 +37,7 @@ pub mod repos;
 mod tolerant;
 mod watch;
 
-use std::{fmt, ops::Range, path::Path as FilePath, sync::Arc, time::Duration};
+use std::{fmt, future::Future, ops::Range, path::Path as FilePath, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -62,6 +64,7 @@ use crate::{
 };
 use blocks::BLOCK_BYTES;
 use bucket::Bucket;
+pub use changes::{Announced, Changes, Look, Quiet};
 use directory::{Directory, Survey};
 pub use hot::Content;
 use hot::HotFiles;
@@ -93,6 +96,8 @@ pub const LINK_LIFETIME: Duration = Duration::from_mins(5);
 pub struct Storage {
     objects: Arc<dyn ObjectStore>,
     engine: Engine,
+    /// In a bucket: who is writing.
+    changes: Option<Changes>,
     /// What uploads may hold in memory, all together, in bytes.
     upload_memory: Arc<Semaphore>,
     hot: Arc<HotFiles>,
@@ -212,7 +217,8 @@ impl Storage {
         // One part must always fit.
         let upload_memory = Arc::new(Semaphore::new(permits.max(PART_BYTES)));
         let hot = Arc::new(HotFiles::new(&config::Cache { total_bytes: 0, max_package_bytes: 0 }));
-        Self { objects, engine, upload_memory, hot, metrics: Metrics::default() }
+        let changes = matches!(engine, Engine::Bucket(_)).then(|| Changes::new(Arc::clone(&objects)));
+        Self { objects, engine, changes, upload_memory, hot, metrics: Metrics::default() }
     }
 
     /// The same store, keeping small files in memory within these limits.
@@ -237,7 +243,8 @@ impl Storage {
             Engine::Bucket(removals) => Engine::Bucket(removals.measured(Arc::clone(&objects), metrics)),
             engine => engine,
         };
-        Self { objects, engine, metrics, ..self }
+        let changes = self.changes.map(|changes| changes.measured(Arc::clone(&objects)));
+        Self { objects, engine, changes, metrics, ..self }
     }
 
     /// Where its operations are counted.
@@ -269,6 +276,27 @@ impl Storage {
             Engine::Directory(directory) => directory.generation(),
             Engine::Bucket(_) | Engine::Memory(_) => None,
         }
+    }
+
+    /// What knows whether packages were written since a listing, where a listing is slow.
+    pub fn changes(&self) -> Option<&Changes> {
+        self.changes.as_ref()
+    }
+
+    /// Says that several packages or markers are about to be written. Each write does so by itself, but while this is
+    /// held they share what that costs.
+    pub async fn announce(&self) -> Result<Announced> {
+        let announced = announce(self.changes.as_ref()).await?;
+        // It writes nothing itself.
+        announced.certain();
+        Ok(announced)
+    }
+
+    async fn announced<T>(&self, write: impl Future<Output = Result<T>>) -> Result<T> {
+        let announced = announce(self.changes.as_ref()).await?;
+        let result = write.await;
+        announced.ended(&result);
+        result
     }
 
     /// Size, ETag and time of a package.
@@ -314,7 +342,8 @@ impl Storage {
     /// Begins an upload of `length` bytes, if that is known; nothing is visible before it is committed.
     pub fn upload(&self, name: &PackageName, overwrite: bool, length: Option<u64>) -> Upload {
         let mode = if overwrite { PutMode::Overwrite } else { PutMode::Create };
-        self.upload_at(package(name), mode, length)
+        let changes = self.changes.clone();
+        Upload { changes, ..self.upload_at(package(name), mode, length) }
     }
 
     fn upload_at(&self, location: Path, mode: PutMode, length: Option<u64>) -> Upload {
@@ -325,6 +354,7 @@ impl Storage {
         let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
         Upload {
             objects: Arc::clone(&self.objects),
+            changes: None,
             location,
             mode,
             multipart: None,
@@ -342,6 +372,7 @@ impl Storage {
     /// Makes sure that what was written, and has its marker, is still there: a removal that judged an older object
     /// of the name may have hit it. To be called before an upload is acknowledged.
     pub async fn confirm(&self, written: &Written) -> Result<()> {
+        written.announced.in_time(&written.name)?;
         match &self.engine {
             Engine::Bucket(removals) => removals.confirm(written).await,
             // A removal there compares and acts under one lock.
@@ -361,22 +392,26 @@ impl Storage {
             Engine::Memory(memory) => {
                 self.metrics.operation(Operation::Delete, memory.remove_if(&location, etag)).await
             }
-            Engine::Bucket(removals) => return removals.remove(name, etag, marker).await,
+            Engine::Bucket(removals) => return self.announced(removals.remove(name, etag, marker)).await,
         };
         if same.map_err(at(name.as_str()))? { Ok(()) } else { Err(Error::Changed(name.to_string())) }
     }
 
     /// Writes a marker; the same one again is no error.
     pub async fn put_marker(&self, marker: &Marker) -> Result<()> {
-        self.create_empty(&key(&["packages", &marker.to_string()])).await
+        self.announced(self.create_empty(&key(&["packages", &marker.to_string()]))).await
     }
 
     /// Removes a marker; a missing one is no error.
     pub async fn remove_marker(&self, name: &str) -> Result<()> {
-        match self.objects.delete(&key(&["packages", name])).await {
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            removed => removed.map_err(at("a marker")),
-        }
+        let location = key(&["packages", name]);
+        let remove = async {
+            match self.objects.delete(&location).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                removed => removed.map_err(at("a marker")),
+            }
+        };
+        self.announced(remove).await
     }
 
     /// Whether a sweep has looked at this store before.
@@ -406,6 +441,9 @@ impl Storage {
     pub async fn finish(&self) {
         if let Engine::Bucket(removals) = &self.engine {
             removals.bucket().finish().await;
+        }
+        if let Some(changes) = &self.changes {
+            changes.finish().await;
         }
     }
 
@@ -455,7 +493,7 @@ impl fmt::Debug for Storage {
 }
 
 /// What an upload has written.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Written {
     /// Under which key: a package's is its name.
     pub name: String,
@@ -463,6 +501,8 @@ pub struct Written {
     pub etag: String,
     /// In a bucket: marks this write.
     token: Option<Token>,
+    /// Until the marker is written as well.
+    announced: Announced,
 }
 
 /// Bytes on their way to a package or an asset: counted and hashed as they pass, invisible until committed.
@@ -470,6 +510,8 @@ pub struct Written {
 /// Dropped before that, it leaves nothing.
 pub struct Upload {
     objects: Arc<dyn ObjectStore>,
+    /// Where it is announced, if it is to be.
+    changes: Option<Changes>,
     location: Path,
     mode: PutMode,
     /// Begun once the bytes are more than one part.
@@ -528,17 +570,20 @@ impl Upload {
     /// `Error::AlreadyExists` if another has the name and replacing was not asked for.
     pub async fn commit(mut self) -> Result<Written> {
         let name = self.location.to_string();
+        let announced = announce(self.changes.as_ref()).await?;
         let put = if let Some(multipart) = &mut self.multipart {
             multipart.complete().await
         } else {
             let options = PutOptions::from(self.mode.clone());
             self.objects.put_opts(&self.location, self.part.payload(), options).await
         };
-        let put = put.map_err(at(&name))?;
+        let put = put.map_err(at(&name));
+        announced.ended(&put);
+        let put = put?;
         let etag = put
             .e_tag
             .ok_or_else(|| Error::Internal(anyhow::anyhow!("the store gave no ETag for `{name}`")))?;
-        Ok(Written { name, etag, token: put.extensions.get().cloned() })
+        Ok(Written { name, etag, token: put.extensions.get().cloned(), announced })
     }
 
     /// Hands the part at hand to the store, and to the hasher.
@@ -604,6 +649,14 @@ impl Part {
     /// The bytes, shared rather than copied.
     fn payload(&self) -> PutPayload {
         self.blocks.iter().cloned().collect()
+    }
+}
+
+/// Says that something is about to be written, where anybody wants to know.
+async fn announce(changes: Option<&Changes>) -> Result<Announced> {
+    match changes {
+        Some(changes) => changes.announce().await,
+        None => Ok(Announced::nowhere()),
     }
 }
 

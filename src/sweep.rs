@@ -88,6 +88,7 @@ async fn judge_and_remove(packages: &Packages) -> Result<Swept> {
     let listing = packages.fresh().await?;
     let candidates = listing.candidates();
     let mut swept = Swept { first, ..Swept::default() };
+    let mut announced = None;
     for (package, decision) in listing.all().iter().zip(decide(&candidates, packages.policy(), Utc::now())) {
         let name = &package.name;
         // What only waits for its marker is named too: in a directory of old files that is all of them.
@@ -106,6 +107,9 @@ async fn judge_and_remove(packages: &Packages) -> Result<Swept> {
             swept.kept += 1;
             continue;
         }
+        if announced.is_none() {
+            announced = Some(storage.announce().await?);
+        }
         match packages.remove(&listing, package).await {
             Ok(()) => {
                 swept.removed += 1;
@@ -123,6 +127,7 @@ async fn judge_and_remove(packages: &Packages) -> Result<Swept> {
             }
         }
     }
+    drop(announced);
     if first {
         storage.set_swept().await?;
     }
@@ -135,8 +140,12 @@ async fn housekeep(packages: &Packages) -> Result<()> {
     let storage = packages.storage();
     storage.clear_unfinished().await?;
     let listing = packages.fresh().await?;
-    for marker in listing.stale_markers() {
-        storage.remove_marker(marker).await?;
+    let stale = listing.stale_markers();
+    if !stale.is_empty() {
+        let _announced = storage.announce().await?;
+        for marker in stale {
+            storage.remove_marker(marker).await?;
+        }
     }
     Ok(())
 }

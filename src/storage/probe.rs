@@ -49,6 +49,9 @@ impl Storage {
         match kept.map_err(|error| explain(name, &error))? {
             Ok(()) => Ok(()),
             Err(broken) if allow_last_writer_wins => {
+                if let Some(changes) = &self.changes {
+                    changes.refuse();
+                }
                 tracing::warn!(
                     event = "startup",
                     "{broken}; of two uploads of one name the last wins, as configured"

@@ -27,7 +27,7 @@ use chrono::TimeDelta;
 use futures_util::{FutureExt as _, future::join_all};
 use release_server::{
     audit::Actor,
-    config::{self, Config},
+    config,
     error::{Error, Result},
     marker::name_hash,
     name::PackageName,
@@ -125,27 +125,31 @@ impl Scenario {
 }
 
 /// A replica whose requests wait for the test.
-struct Replica {
-    proxy: Proxy,
-    packages: Packages,
+pub(crate) struct Replica {
+    pub(crate) proxy: Proxy,
+    pub(crate) packages: Packages,
 }
 
 /// A replica at work, or done.
-struct Work<T> {
+pub(crate) struct Work<T> {
     task: JoinHandle<T>,
-    done: Option<T>,
+    pub(crate) done: Option<T>,
     arrivals: mpsc::UnboundedReceiver<(Asked, oneshot::Sender<Verdict>)>,
     waiting: Option<(Asked, oneshot::Sender<Verdict>)>,
 }
 
 impl Replica {
     async fn start(fake: &Fake, max_packages: &str) -> Self {
+        Self::start_with(fake, &[("MAX_PACKAGES", max_packages)]).await
+    }
+
+    pub(crate) async fn start_with(fake: &Fake, settings: &[(&str, &str)]) -> Self {
         let proxy = Proxy::start(&fake.url).await;
-        let packages = packages(fake, &proxy.url, max_packages).await;
+        let packages = packages_with(fake, &proxy.url, settings).await;
         Self { proxy, packages }
     }
 
-    fn begin<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Work<T> {
+    pub(crate) fn begin<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Work<T> {
         let (arrived, arrivals) = mpsc::unbounded_channel();
         self.proxy.judge(move |asked| {
             let (decide, decision) = oneshot::channel();
@@ -160,7 +164,7 @@ impl Replica {
 impl<T> Work<T> {
     /// Waits until its next request is there, or it is done. Only a look for removals is repeated after a pause;
     /// that is not waited for.
-    async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         if self.waiting.is_some() || self.done.is_some() {
             return;
         }
@@ -172,29 +176,43 @@ impl<T> Work<T> {
         }
     }
 
+    /// Its next request, or one that it has begun and does not wait for.
+    pub(crate) async fn next_or_stray(&mut self) -> Option<(Asked, oneshot::Sender<Verdict>)> {
+        if self.done.is_none() || self.waiting.is_some() {
+            return self.next().await;
+        }
+        timeout(Duration::from_millis(30), self.arrivals.recv()).await.ok().flatten()
+    }
+
     /// Its next request, if it has one.
-    async fn next(&mut self) -> Option<(Asked, oneshot::Sender<Verdict>)> {
+    pub(crate) async fn next(&mut self) -> Option<(Asked, oneshot::Sender<Verdict>)> {
         self.settle().await;
         self.waiting.take()
     }
 }
 
 async fn packages(fake: &Fake, url: &str, max_packages: &str) -> Packages {
+    packages_with(fake, url, &[("MAX_PACKAGES", max_packages)]).await
+}
+
+pub(crate) async fn packages_with(fake: &Fake, url: &str, settings: &[(&str, &str)]) -> Packages {
     let mut variables = fake.variables().map(|(name, value)| (name.to_owned(), value));
     url.clone_into(&mut variables[0].1);
     // Loading them takes a while, and there is no TLS.
     let no_certificates = ("AWS_DISABLE_SYSTEM_CERTIFICATES".to_owned(), "true".to_owned());
     let variables = variables.into_iter().chain([no_certificates]);
     let storage = Storage::bucket(BUCKET, "a/prefix", variables, None, UPLOAD_MEMORY, false).await.unwrap();
-    Packages::new(storage, &settings(max_packages))
+    let settings = settings.iter().map(|&(name, value)| (name.to_owned(), OsString::from(value)));
+    let config = config::load_from(settings, Path::new("/nonexistent")).unwrap().config;
+    Packages::new(storage, &config)
 }
 
-fn settings(max_packages: &str) -> Config {
-    let variables = [("MAX_PACKAGES".to_owned(), OsString::from(max_packages))];
-    config::load_from(variables, Path::new("/nonexistent")).unwrap().config
-}
-
-async fn publish(packages: &Packages, name: &PackageName, bytes: Bytes, overwrite: bool) -> Result<Package> {
+pub(crate) async fn publish(
+    packages: &Packages,
+    name: &PackageName,
+    bytes: Bytes,
+    overwrite: bool,
+) -> Result<Package> {
     let mut upload = packages.upload(name.clone(), overwrite, Some(bytes.len() as u64)).await?;
     upload.write(bytes).await?;
     upload.commit(None, Actor::default()).await

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
 mod bucket;
+mod changes;
 mod contract;
 #[path = "../evidence/mod.rs"]
 mod evidence;
