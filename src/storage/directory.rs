@@ -39,6 +39,7 @@ use object_store::{
     path::Path,
 };
 use rustix::fs::OFlags;
+use tokio::task::JoinHandle;
 
 use super::{
     CONTROL,
@@ -48,6 +49,9 @@ use super::{
 };
 
 const STORE: &str = "Directory";
+
+/// After so many bytes of an upload the disk is set to work on them, so that it has less left to do at the end.
+const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// A directory as an object store; clones share it.
 #[derive(Debug, Clone)]
@@ -353,6 +357,7 @@ impl ObjectStore for Directory {
             mode: opts.extensions.get::<PutMode>().cloned().unwrap_or_default(),
             stage: Some(Arc::new(stage)),
             offset: 0,
+            syncing: None,
         }))
     }
 
@@ -504,9 +509,20 @@ struct StagedUpload {
     mode: PutMode,
     stage: Option<Arc<Stage>>,
     offset: u64,
+    /// The disk at work on what was written first.
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl StagedUpload {
+    /// Sets the disk to work on what was written, when it has done what it was set to before.
+    fn sync_ahead(&mut self, stage: &Arc<Stage>) {
+        let (stage, before) = (Arc::clone(stage), self.syncing.take());
+        self.syncing = Some(tokio::spawn(async move {
+            synced(before).await?;
+            tokio::task::spawn_blocking(move || stage.file.sync_data()).await?
+        }));
+    }
+
     fn finished(&self) -> Error {
         Error::Generic { store: STORE, source: format!("the upload of {} has ended", self.location).into() }
     }
@@ -531,6 +547,9 @@ impl MultipartUpload for StagedUpload {
         };
         let mut offset = self.offset;
         self.offset += data.content_length() as u64;
+        if offset / SYNC_BYTES != self.offset / SYNC_BYTES {
+            self.sync_ahead(&stage);
+        }
         Box::pin(async move {
             directory
                 .run(&location, move |_, _| {
@@ -546,6 +565,7 @@ impl MultipartUpload for StagedUpload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let stage = self.stage.take().ok_or_else(|| self.finished())?;
+        synced(self.syncing.take()).await.map_err(|error| named(&self.location, error))?;
         let mode = self.mode.clone();
         self.directory
             .run(&self.location, move |inner, target| {
@@ -558,6 +578,14 @@ impl MultipartUpload for StagedUpload {
     async fn abort(&mut self) -> Result<()> {
         let stage = self.stage.take();
         self.directory.run(&self.location, move |_, _| drop_stage(stage)).await
+    }
+}
+
+/// Waits for the disk. It says only once that it failed (fsync(2)): a later sync of the file would succeed.
+async fn synced(syncing: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    match syncing {
+        Some(syncing) => syncing.await?,
+        None => Ok(()),
     }
 }
 
