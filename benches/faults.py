@@ -40,7 +40,9 @@ ATTACKS = [
     Attack("two replicas over a bucket: races, lost replies, kills, outages", "bucket_races", on="MinIO"),
     Attack("releases raced for, edited and killed", "release_races", on="directory, MinIO"),
     Attack("every request of a flow delayed, lost, repeated or refused", "s3", on="S3, simulated"),
-    Attack("what the API promises, by HTTP", "it", on="directory"),
+    Attack("killed at every system call; the power gone at any moment", "disk"),
+    Attack("clients, files and clocks that mean harm", "hostile", on="the network"),
+    Attack("what the API promises, by HTTP", "it"),
 ]
 
 
@@ -62,8 +64,17 @@ def run_in_time(command, environment, seconds):
     return subprocess.CompletedProcess(command, started.returncode, *output)
 
 
+def is_there(attack):
+    if attack.command or attack.program == "src":
+        return True
+    return any((ROOT / "tests" / path).exists() for path in (f"{attack.program}.rs", f"{attack.program}/main.rs"))
+
+
 def outcomes(attack, rounds, minio):
     """Its rows: what it wrote down, what was skipped, and whether it failed."""
+    if not is_there(attack):
+        skipped = f"there is no test program `{attack.program}`"
+        return [{**row(attack.what, attack.on, 0, ""), "skipped": skipped, "program": attack.program}]
     command = list(attack.command)
     if not command:
         which = ["--lib"] if attack.program == "src" else ["--test", attack.program]
@@ -132,7 +143,8 @@ def run(arguments, before):
     if unknown := set(arguments.attacks or ()) - {attack.program for attack in ATTACKS}:
         sys.exit(f"error: `{unknown.pop()}` is not in the list of attacks, benches/faults.py")
     chosen = [attack for attack in ATTACKS if not arguments.attacks or attack.program in arguments.attacks]
-    programs = [argument for attack in chosen if not attack.command and attack.program != "src" for argument in ("--test", attack.program)]
+    tests = [attack.program for attack in chosen if is_there(attack) and not attack.command and attack.program != "src"]
+    programs = [argument for program in tests for argument in ("--test", program)]
     subprocess.run(["cargo", "test", "--locked", "--quiet", "--no-run", *programs], cwd=ROOT, check=True)
     kept = before.tables["faults"] if before else []
     rows = []

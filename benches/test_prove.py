@@ -66,6 +66,10 @@ class Faults(unittest.TestCase):
         self.assertIn("**all, 2 SKIPPED**", table)
         self.assertTrue(clean)
 
+    def test_a_program_that_is_not_there_is_told(self):
+        rows = faults.outcomes(faults.Attack("something", "no-such-program"), 1, None)
+        self.assertIn("**SKIPPED**: there is no test program", faults.table(harness.Results("faults", tables={"faults": rows})))
+
     def test_a_loss_stands_in_the_table(self):
         table, clean = self.table("loses")
         self.assertIn("| a loss | x | 5 things | **1** | 0 | 0 |", table)
