@@ -193,6 +193,8 @@ struct Inner {
     renewal: Mutex<Option<AbortHandle>>,
     proofs: AtomicU64,
     sidecars: Cache<(PackageName, String), Option<Digest>>,
+    /// Looks at packages of a bucket; a name that is not among them gets new ones.
+    looks: Cache<PackageName, Arc<Coalesced<Option<ObjectMeta>>>>,
     changed: Notify,
     unhashed: Notify,
     metrics: Metrics,
@@ -239,6 +241,7 @@ impl Packages {
                 renewal: Mutex::new(None),
                 proofs: AtomicU64::new(0),
                 sidecars: Cache::new(16_384),
+                looks: Cache::new(1024),
                 changed: Notify::new(),
                 unhashed: Notify::new(),
             }
@@ -338,7 +341,7 @@ impl Packages {
             });
         }
         self.prove();
-        let ObjectMeta { size, e_tag, last_modified, .. } = self.0.storage.find(name).await?;
+        let ObjectMeta { size, e_tag, last_modified, .. } = self.0.find(name).await?;
         let etag = e_tag.unwrap_or_default();
         let sha256 = self.digest(name, &etag).await;
         // Gone from the listing, not unhashed: its bytes may still be in the cache, but no longer its digest.
@@ -493,6 +496,29 @@ impl Inner {
                 && last.listing.expires.is_none_or(|expires| Utc::now() < expires)
         };
         last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
+    }
+
+    /// Size, ETag and time of a package, as they are now or later. Many who ask a bucket at once share an answer.
+    async fn find(&self, name: &PackageName) -> Result<ObjectMeta> {
+        if !self.storage.is_bucket() {
+            return self.storage.find(name).await;
+        }
+        let look = || {
+            let (storage, name) = (self.storage.clone(), name.clone());
+            Coalesced::new(move || {
+                let (storage, name) = (storage.clone(), name.clone());
+                Box::pin(async move {
+                    match storage.find(&name).await {
+                        Ok(found) => Ok(Arc::new(Some(found))),
+                        Err(Error::NotFound(_)) => Ok(Arc::default()),
+                        Err(error) => Err(Arc::new(error)),
+                    }
+                })
+            })
+        };
+        let looks = self.looks.get_or_insert_with(name, || Ok::<_, Error>(look()))?;
+        let found = looks.answer().await?;
+        Option::clone(&found).ok_or_else(|| Error::NotFound(name.to_string()))
     }
 
     /// Takes no listing made so far for proved: the store does not look as it says.

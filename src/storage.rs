@@ -270,6 +270,11 @@ impl Storage {
         Ok(Found { objects: found.objects, markers, skipped: 0, generation: None })
     }
 
+    /// Whether a look at it is a request.
+    pub(crate) fn is_bucket(&self) -> bool {
+        matches!(self.engine, Engine::Bucket(_))
+    }
+
     /// The state that the packages of the store are in now, where that can be known without asking it.
     pub fn generation(&self) -> Option<Generation> {
         match &self.engine {
@@ -453,9 +458,13 @@ impl Storage {
             Engine::Directory(directory) => {
                 self.metrics.operation(Operation::Head, directory.check(&layout())).await
             }
-            Engine::Bucket(removals) => {
-                self.metrics.operation(Operation::List, removals.bucket().check()).await
-            }
+            Engine::Bucket(removals) => match self.objects.head(&layout()).await {
+                // A bucket that is gone has no objects either; that takes a listing, which costs twelve times as much.
+                Err(object_store::Error::NotFound { .. }) => {
+                    self.metrics.operation(Operation::List, removals.bucket().check()).await
+                }
+                found => found.map(drop),
+            },
             Engine::Memory(_) => Ok(()),
         }
         .map_err(at("the storage"))

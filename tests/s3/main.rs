@@ -5,6 +5,7 @@
 mod bucket;
 mod changes;
 mod contract;
+mod downloads;
 #[path = "../evidence/mod.rs"]
 mod evidence;
 mod fake;
