@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub(super) const BLOCK_BYTES: usize = 512 * 1024;
 
 /// As much while [`PLENTY`] is in use.
-const SMALL_BYTES: usize = 32 * 1024;
+const SMALL_BYTES: usize = 16 * 1024;
 
 /// How much of all blocks together may be large ones, in bytes: 48 readers' worth.
 const PLENTY: usize = 48 * BLOCK_BYTES;
