@@ -10,6 +10,7 @@ use crate::{
     MIB,
     contract::{assert_exists, assert_missing, bucket, bytes, name, publish, read, write},
     fake::{BUCKET, Engine, Fake, Fault, Operation, Options},
+    quick,
 };
 
 const WRITES: [Operation; 2] = [Operation::Put, Operation::Complete];
@@ -164,6 +165,26 @@ async fn an_upload_waits_for_a_removal_that_judged_before_it() {
     assert!(matches!(upload.await, Err(Error::Unavailable(_))));
     assert_missing(read(&storage, &name).await);
     publish(&storage, &name, bytes(3, 10), false).await.unwrap();
+}
+
+#[test]
+fn a_replacement_that_lands_late_replaces_nothing() {
+    quick::run(async {
+        let fake = Fake::start().await;
+        let storage = bucket(&fake).await.unwrap();
+        let name = name("app.zip");
+        publish(&storage, &name, bytes(1, 10), false).await.unwrap();
+        let gate = fake.when([Operation::Put]).under(PACKAGES).hold();
+        // Its sender gives up on it after minutes, and another one is faster.
+        publish(&storage, &name, bytes(2, 20), true).await.unwrap_err();
+        gate.arrived().await;
+        publish(&storage, &name, bytes(3, 30), true).await.unwrap();
+        drop(gate);
+        while fake.under_way() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(read(&storage, &name).await.unwrap(), bytes(3, 30));
+    });
 }
 
 #[tokio::test]
