@@ -37,7 +37,11 @@ use process::{Client, KIB, Listed, MIB, Server, Signal, TOKEN, body, repr_digest
 use proxy::{Asked, Proxy, Verdict};
 use reqwest::{Body, StatusCode, header::RETRY_AFTER};
 use store::Store;
-use tokio::{sync::Notify, task::block_in_place, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::block_in_place,
+    time::{sleep, timeout},
+};
 
 /// How many race for one name.
 const CREATORS: usize = 16;
@@ -126,6 +130,49 @@ async fn one_of_16_creators_wins_though_replies_are_lost() {
 async fn what_one_replica_acknowledges_the_other_shows_at_once() {
     let Some(store) = Store::start("read your writes").await else { return };
     let servers = [(); 2].map(|()| store.server(None, &[KEEP_ALL]));
+    read_own_writes(&servers).await;
+}
+
+/// There are so many packages that a listing is proved to hold rather than repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_acknowledges_the_other_shows_at_once_among_many() {
+    let Some(store) = Store::start("read your writes, among many").await else { return };
+    let fill = stream::iter(0..501).for_each_concurrent(16, async |number| {
+        let name = format!("filler-{number}.zip");
+        // With a marker, or each would be hashed, and get one.
+        let (hash, digest) = (sha256(name.as_bytes()), sha256(b"x"));
+        let etag = "9dd4e461268c8034f5c8564e155c67a6";
+        let marker = format!("{}.{etag}.1.{digest}.found-1790000000000", &hash[..32]);
+        store.put_by_hand(&name, "x").await;
+        store.put_by_hand(&format!(".release-server/packages/{marker}"), "").await;
+    });
+    fill.await;
+    // As it is once all servers have found it.
+    store.put_by_hand(".release-server/changes", r#"{"open": []}"#).await;
+    let late = ("LISTING_BY_HAND_MAX_AGE", "1h");
+    let servers = [(); 2].map(|()| store.server(None, &[KEEP_ALL, late]));
+    let client = Client::new();
+    read_own_writes(&servers).await;
+    // Both rest. What leaves no note is not seen, so that was no listing. (But the hasher sees it, some time.)
+    for server in &servers {
+        let rested = async {
+            let mut number = 0;
+            loop {
+                client.list(server).await.unwrap();
+                let name = format!("by-hand-{number}.zip");
+                store.put_by_hand(&name, "x").await;
+                if client.list(server).await.unwrap().iter().all(|package| package.name != name) {
+                    return;
+                }
+                number += 1;
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), rested).await.expect("a proof");
+    }
+}
+
+async fn read_own_writes(servers: &[Server; 2]) {
     let client = Client::new();
     let rounds = 20 * scale().min(10);
     for round in 0..rounds {

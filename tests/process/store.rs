@@ -107,8 +107,17 @@ impl Store {
         self.ask(Method::GET, &path).await.matches("<Upload>").count()
     }
 
-    /// Sends a signed request of the test's own.
+    /// Puts something into the store without a server.
+    pub(crate) async fn put_by_hand(&self, key: &str, body: &'static str) {
+        self.send(Method::PUT, &format!("/{}/{}/{key}", self.bucket, self.prefix), body).await;
+    }
+
     async fn ask(&self, method: Method, path: &str) -> String {
+        self.send(method, path, "").await
+    }
+
+    /// Sends a signed request of the test's own.
+    async fn send(&self, method: Method, path: &str, body: &'static str) -> String {
         let variable = |wanted: &str| {
             let found = self.variables.iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value.clone()).unwrap_or_default()
@@ -120,13 +129,14 @@ impl Store {
         };
         let region = Some(variable("AWS_REGION")).filter(|region| !region.is_empty());
         let url = format!("{}{path}", self.endpoint);
-        let mut request = Request::builder().method(method).uri(&url).body(HttpRequestBody::empty()).unwrap();
+        let mut request =
+            Request::builder().method(method).uri(&url).body(HttpRequestBody::from(body.to_owned())).unwrap();
         AwsAuthorizer::new(&credential, "s3", region.as_deref().unwrap_or("us-east-1"))
             .try_authorize(&mut request, None)
             .unwrap();
         let (head, _) = request.into_parts();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let answer = client.request(head.method, url).headers(head.headers).send().await.unwrap();
+        let answer = client.request(head.method, url).headers(head.headers).body(body).send().await.unwrap();
         answer.error_for_status().unwrap().text().await.unwrap()
     }
 }
