@@ -43,6 +43,7 @@ const METRICS_LIMITS: config::Server = config::Server {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(mut config: Config) -> Result<()> {
+    outlive_file_limit();
     let metrics = match config.metrics.bind_address {
         Some(_) => Metrics::on(),
         None => Metrics::default(),
@@ -89,6 +90,15 @@ pub async fn run(mut config: Config) -> Result<()> {
     serve(listener, app, &config.server, draining, stop).await;
     packages.storage().finish().await;
     Ok(())
+}
+
+/// Where files may only be so large (`ulimit -f`), writing past that shall fail, and not end the process.
+fn outlive_file_limit() {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Once there is somebody to hear it, its default is off for good.
+    if let Err(error) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {
+        tracing::warn!(event = "startup", %error, "a limit of the size of files would end the server");
+    }
 }
 
 /// Listens on an address that two settings name, which may be the same one.
