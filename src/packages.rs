@@ -117,6 +117,8 @@ pub struct Listing {
     sidecars: HashMap<PackageName, ObjectMeta>,
     /// The markers' names.
     markers: Vec<String>,
+    /// Whether a package that is there may be missing.
+    whole: bool,
     /// The latest time in any marker.
     newest: Option<DateTime<Utc>>,
     /// From when on retention may judge otherwise, though nothing in the store changed.
@@ -147,7 +149,12 @@ impl Listing {
     }
 
     /// Markers that describe nothing any more: no package has the name, or the package has a marker of its own.
+    ///
+    /// None of a listing that is not whole: it cannot tell what is gone from what it could not see.
     pub fn stale_markers(&self) -> Vec<&str> {
+        if !self.whole {
+            return Vec::new();
+        }
         let live: HashMap<String, &Package> =
             self.all.iter().map(|package| (name_hash(package.name.as_str()), package)).collect();
         let stale = |name: &&String| match Marker::parse(name) {
@@ -314,7 +321,8 @@ impl Packages {
         let mut receipt = self.0.metrics.receiving();
         if !overwrite {
             let free = match self.0.storage.find(&name).await {
-                Ok(_) => Err(Error::AlreadyExists(name.to_string())),
+                // Who sends it again may take this for a success.
+                Ok(_) => self.0.storage.settle(&name).await.and(Err(Error::AlreadyExists(name.to_string()))),
                 Err(Error::NotFound(_)) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -367,7 +375,17 @@ impl Packages {
         to_its_end(async move {
             // Never a listing from before the request: it could lack what the caller has just uploaded.
             let listing = packages.fresh().await?;
-            let package = listing.find(&name).ok_or_else(|| Error::NotFound(name.to_string()))?;
+            let Some(package) = listing.find(&name) else {
+                let storage = &packages.0.storage;
+                if !listing.whole {
+                    storage.find(&name).await?;
+                    let error =
+                        anyhow::anyhow!("the storage would not show all of its packages, nor `{name}`");
+                    return Err(Error::Unavailable(error));
+                }
+                storage.settle(&name).await?;
+                return Err(Error::NotFound(name.to_string()));
+            };
             let removed = packages.remove(&listing, package).await;
             match &removed {
                 Ok(()) => audit::done(&actor, Action::Delete, package, None, None),
@@ -794,6 +812,7 @@ pub fn assemble(
         listed,
         sidecars,
         markers: found.markers.clone(),
+        whole: found.whole,
         newest,
         expires,
         rendered: Default::default(),
@@ -881,8 +900,13 @@ impl Incoming {
             // First, or a crash would leave the old digest beside the new bytes.
             packages.remove_sidecar(&listing, &self.name).await?;
         }
-        let written = self.upload.commit().await?;
         let storage = &packages.0.storage;
+        let written = match self.upload.commit().await {
+            Err(Error::AlreadyExists(what)) => {
+                return storage.settle(&self.name).await.and(Err(Error::AlreadyExists(what)));
+            }
+            written => written?,
+        };
         // Later than everything published before, also by a server whose clock is ahead.
         let newest = listing.newest;
         let after_newest = newest.map(|newest| newest + chrono::Duration::milliseconds(1));

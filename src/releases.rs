@@ -437,6 +437,8 @@ impl Inner {
             && let Ok(owner) = self.record(&Key::record(repository, pointer.id)).await
             && owner.record.is_published_at(&tag)
         {
+            // Who asks again may take this for a success.
+            self.storage.settle_key(&Key::record(repository, pointer.id)).await?;
             return Err(tag_is_taken(&tag));
         }
         let mut record = new.record(repository, ReleaseId::new(now(), rand::random()), author, now());
@@ -488,7 +490,10 @@ impl Inner {
     async fn try_edit(&self, repository: &Repository, id: ReleaseId, edit: &Edit) -> Result<Arc<Record>> {
         let from = self.there(repository, id).await?;
         let Planned { next, claim, latest } = plan(&from.record, edit, self.freeze, now())?;
-        let Some(mut next) = next else { return Ok(from.record) };
+        let Some(mut next) = next else {
+            self.storage.settle_key(&Key::record(repository, id)).await?;
+            return Ok(from.record);
+        };
         if claim {
             self.claim(repository, id, &next.tag_name).await?;
         }
@@ -553,8 +558,14 @@ impl Inner {
         let _writing = self.writing(repository, id).await;
         let mut tries = Tries::new();
         loop {
-            let from = self.there(repository, id).await?;
-            let Some(next) = change(&from.record)? else { return Ok(from) };
+            let from = self.there(repository, id).await;
+            let next = from.as_ref().map_or(Ok(None), |from| change(&from.record));
+            // Nothing to be done, which may be because it has been: that must be durable before it is said.
+            let Ok(Some(next)) = next else {
+                self.storage.settle_key(&Key::record(repository, id)).await?;
+                return next.and(from);
+            };
+            let from = from?;
             match self.swap(repository, &from, next.touched(now())).await {
                 Err(Error::Changed(what)) => tries.again(what).await?,
                 swapped => return swapped,

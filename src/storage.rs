@@ -131,6 +131,8 @@ pub struct Found {
     pub markers: Vec<String>,
     /// Entries left out: links, unreadable ones, names that cannot be keys.
     pub skipped: u64,
+    /// Whether everything could be looked at: else a package may be there that is not among them.
+    pub whole: bool,
     /// The state of the store that this shows, or an earlier one, where [`Storage::generation`] can tell it from others.
     pub generation: Option<Generation>,
 }
@@ -138,20 +140,24 @@ pub struct Found {
 impl Found {
     /// Whether both found the same, be it at different times.
     pub fn shows_the_same(&self, other: &Self) -> bool {
-        let Self { objects, markers, skipped, generation: _ } = other;
-        (&self.objects, &self.markers, &self.skipped) == (objects, markers, skipped)
+        let Self { objects, markers, skipped, whole, generation: _ } = other;
+        (&self.objects, &self.markers, &self.skipped, &self.whole) == (objects, markers, skipped, whole)
     }
 }
 
 impl Storage {
     /// Opens a directory, makes what is missing in it, and checks that it can do what uploads need.
     pub fn directory(root: &FilePath, upload_memory_bytes: u64) -> anyhow::Result<Self> {
+        check_layout(root)?;
         let directory = Directory::open(root).map_err(|error| {
             let advice = explain_start(root, error.kind());
             anyhow::Error::new(error).context(advice)
         })?;
-        check_layout(root)?;
-        std::fs::File::create(root.join(layout().as_ref()))?.sync_all()?;
+        let version = root.join(layout().as_ref());
+        if !version.is_file() {
+            std::fs::File::create(&version)?.sync_all()?;
+            std::fs::File::open(root.join(CONTROL))?.sync_all()?;
+        }
         Ok(Self::new(Arc::new(directory.clone()), Engine::Directory(directory), upload_memory_bytes))
     }
 
@@ -260,14 +266,15 @@ impl Storage {
         let folder = key(&["packages"]);
         if let Engine::Directory(directory) = &self.engine {
             let survey = self.metrics.operation(Operation::List, directory.survey(&folder)).await;
-            let Survey { generation, names: markers, root } = survey.map_err(at("the packages"))?;
-            return Ok(Found { objects: root.objects, markers, skipped: directory.skipped(), generation });
+            let Survey { generation, names: markers, root, whole } = survey.map_err(at("the packages"))?;
+            let skipped = directory.skipped();
+            return Ok(Found { objects: root.objects, markers, skipped, whole, generation });
         }
         let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
         let markers = self.objects.list(Some(&folder)).map_ok(names).try_filter_map(future::ok).try_collect();
         let markers = markers.await.map_err(at("the markers"))?;
         let found = self.objects.list_with_delimiter(None).await.map_err(at("the packages"))?;
-        Ok(Found { objects: found.objects, markers, skipped: 0, generation: None })
+        Ok(Found { objects: found.objects, markers, skipped: 0, whole: true, generation: None })
     }
 
     /// Whether a look at it is a request.
@@ -382,6 +389,20 @@ impl Storage {
             Engine::Bucket(removals) => removals.confirm(written).await,
             // A removal there compares and acts under one lock.
             Engine::Directory(_) | Engine::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Makes durable that there is such a package, or none, before somebody is told so who may be repeating a request:
+    /// where a process died in the middle, what is seen need not be durable yet.
+    pub async fn settle(&self, name: &PackageName) -> Result<()> {
+        self.settle_at(&package(name)).await
+    }
+
+    async fn settle_at(&self, location: &Path) -> Result<()> {
+        match &self.engine {
+            Engine::Directory(directory) => directory.settle(location).await.map_err(at(location.as_ref())),
+            // What such a store shows is durable.
+            Engine::Bucket(_) | Engine::Memory(_) => Ok(()),
         }
     }
 

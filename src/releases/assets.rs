@@ -161,7 +161,11 @@ impl Releases {
         self.changeable()?;
         let (this, repository, actor) = (self.clone(), repository.clone(), actor.clone());
         to_its_end(async move {
-            let (_, asset) = this.find_asset(&repository, id).await?;
+            let found = this.find_asset(&repository, id).await;
+            if let Err(Error::NotFound(_)) = &found {
+                this.0.storage.settle_key(&Key::record(&repository, id.release())).await?;
+            }
+            let (_, asset) = found?;
             let changed = this
                 .0
                 .change(&repository, id.release(), |record| {
@@ -267,6 +271,7 @@ impl Receiving {
         let before = inner.live(&repository, id).await?.record;
         if let Some(existing) = admit(&before, &self.asset, same)? {
             let asset = existing.clone();
+            inner.storage.settle_key(&Key::record(&repository, id)).await?;
             return Ok((Uploaded { record: before, asset, repeated: true }, None));
         }
         self.upload.commit().await?;

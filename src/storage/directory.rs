@@ -5,7 +5,8 @@
 //!
 //! - An object appears whole or not at all: it is written under `.release-server/stage`, synced, then linked
 //!   (create, fails if the name is taken) or renamed (replace) to its name.
-//! - What is acknowledged is on the disk: file and directory are synced before the answer.
+//! - What is acknowledged is on the disk: the file, its name, and the names of the folders above it are synced before the
+//!   answer, whoever made them and died on the way.
 //! - The ETag is inode, size, modification and change time in nanoseconds. Any write, `touch`, `chmod`, link or
 //!   restore makes another.
 //! - Replacing and removing compare and act under one lock that all processes on the directory share.
@@ -38,6 +39,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
     path::Path,
 };
+use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
@@ -52,6 +54,9 @@ const STORE: &str = "Directory";
 
 /// After so many bytes of an upload the disk is set to work on them, so that it has less left to do at the end.
 const SYNC_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Of how many folders it is remembered that their names are durable.
+const ANCHORED: usize = 4096;
 
 /// A directory as an object store; clones share it.
 #[derive(Debug, Clone)]
@@ -71,6 +76,11 @@ struct Inner {
     watch: Watch,
     /// Entries left out of the last listing of the root.
     skipped: AtomicU64,
+    /// Those of them that the disk would not let us look at.
+    unreadable: AtomicU64,
+    /// Folders whose own names this process has synced. The others may have been made by one that died before it did,
+    /// or by a thread that is about to.
+    anchored: Cache<PathBuf, ()>,
 }
 
 /// What a look at the directory found.
@@ -81,6 +91,8 @@ pub(super) struct Survey {
     pub(super) names: Vec<String>,
     /// The entries of the root.
     pub(super) root: ListResult,
+    /// Whether all of them could be looked at.
+    pub(super) whole: bool,
 }
 
 impl Directory {
@@ -88,9 +100,14 @@ impl Directory {
     pub(super) fn open(root: &FilePath) -> io::Result<Self> {
         let control = root.join(CONTROL);
         for folder in ["stage", "packages"] {
-            create_dir_synced(&control.join(folder))?;
+            create_dir_synced(&control.join(folder), &|_| ())?;
         }
         let directory = Self::new(root, false);
+        // What a process that died has made and not synced. The folder above may be none that we may read.
+        let _ = sync_parent(root);
+        for folder in [root, &control] {
+            File::open(folder)?.sync_all()?;
+        }
         directory.0.probe()?;
         directory.0.clear_stage();
         Ok(directory)
@@ -114,6 +131,8 @@ impl Directory {
             blocks: Blocks::default(),
             watch: Watch::new(),
             skipped: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
+            anchored: Cache::new(ANCHORED),
         }))
     }
 
@@ -148,10 +167,12 @@ impl Directory {
     /// folder in use is not empty, and an upload makes the one it needs again.
     pub(super) async fn prune(&self, location: &Path, within: &Path) {
         let last = self.0.file(within);
-        let pruned = self.run(location, move |_, file| {
+        let pruned = self.run(location, move |inner, file| {
             let parents =
                 file.ancestors().skip(1).take_while(|folder| folder.starts_with(&last) && *folder != last);
             for folder in parents {
+                // Before: whoever makes it again shall sync it.
+                inner.anchored.remove(folder);
                 fs::remove_dir(folder)?;
             }
             Ok(())
@@ -165,12 +186,12 @@ impl Directory {
     /// At one go: waking a thread costs as much as listing a few packages.
     pub(super) async fn survey(&self, folder: &Path) -> Result<Survey> {
         self.run(folder, |inner, folder| {
-            Ok(Survey {
-                // First: what changes after this makes another generation.
-                generation: inner.watch.begin(&[&inner.root, &folder]),
-                names: names_in(&folder)?,
-                root: inner.list(&Path::default())?,
-            })
+            // First: what changes after this makes another generation.
+            let generation = inner.watch.begin(&[&inner.root, &folder]);
+            let (names, root) = (names_in(&folder)?, inner.list(&Path::default())?);
+            let whole = inner.unreadable.load(Ordering::Relaxed) == 0;
+            // What could not be looked at may be seen the next time, though nothing changes.
+            Ok(Survey { generation: generation.filter(|_| whole), names, root, whole })
         })
         .await
     }
@@ -178,6 +199,17 @@ impl Directory {
     /// The state that what was surveyed last is in now, where the kernel can tell.
     pub(super) fn generation(&self) -> Option<Generation> {
         self.0.watch.generation()
+    }
+
+    /// Makes durable what is known of a key: that something lies there, or nothing. It may be the work of a process that
+    /// died, or is about to sync it.
+    pub(super) async fn settle(&self, location: &Path) -> Result<()> {
+        self.run(location, |inner, file| match inner.sync_name(&file) {
+            // Of a folder that is not there, no name is.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            settled => settled,
+        })
+        .await
     }
 
     /// Removes staged files that no living process holds.
@@ -257,7 +289,7 @@ impl Inner {
             PutMode::Create => {
                 match fs::hard_link(&stage.path, target) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        create_parent(target)?;
+                        self.create_parent(target)?;
                         fs::hard_link(&stage.path, target)
                     }
                     linked => linked,
@@ -267,7 +299,7 @@ impl Inner {
             PutMode::Overwrite => {
                 let _lock = self.lock()?;
                 // A rename onto a symbolic link replaces the link; onto a folder it fails.
-                create_parent(target)?;
+                self.create_parent(target)?;
                 fs::rename(&stage.path, target)?;
             }
             PutMode::Update(expected) => {
@@ -281,8 +313,25 @@ impl Inner {
         }
         // After the stage name is gone: its removal moves the change time.
         let etag = etag_of(&stage.file.metadata()?);
-        sync_parent(target)?;
+        self.sync_name(target)?;
         Ok(PutResult { e_tag: Some(etag), version: None, extensions: Default::default() })
+    }
+
+    /// Makes the name of a file durable, and those of the folders above it.
+    fn sync_name(&self, file: &FilePath) -> io::Result<()> {
+        sync_parent(file)?;
+        for folder in file.ancestors().skip(1).take_while(|folder| *folder != self.root) {
+            if self.anchored.get(folder).is_none() {
+                sync_parent(folder)?;
+                self.anchored.insert(folder.to_owned(), ());
+            }
+        }
+        Ok(())
+    }
+
+    fn create_parent(&self, file: &FilePath) -> io::Result<()> {
+        let made = |folder: &FilePath| self.anchored.insert(folder.to_owned(), ());
+        file.parent().map_or(Ok(()), |folder| create_dir_synced(folder, &made))
     }
 
     fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<PutResult> {
@@ -300,7 +349,7 @@ impl Inner {
     fn list(&self, prefix: &Path) -> io::Result<ListResult> {
         let mut result =
             ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
-        let mut skipped = 0;
+        let (mut skipped, mut unreadable) = (0, 0);
         let entries = match fs::read_dir(self.file(prefix)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(result),
             entries => entries?,
@@ -315,13 +364,14 @@ impl Inner {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_file() => result.objects.push(meta(location, &metadata)),
                 Ok(metadata) if metadata.is_dir() => result.common_prefixes.push(location),
-                // Gone since, or a link, a pipe, a device, or not readable.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                _ => skipped += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since
+                Err(_) => unreadable += 1,
+                Ok(_) => skipped += 1, // a link, a pipe, a device
             }
         }
         if prefix.as_ref().is_empty() {
-            self.skipped.store(skipped, Ordering::Relaxed);
+            self.skipped.store(skipped + unreadable, Ordering::Relaxed);
+            self.unreadable.store(unreadable, Ordering::Relaxed);
         }
         Ok(result)
     }
@@ -446,7 +496,12 @@ impl fmt::Display for Directory {
 
 fn names_in(folder: &FilePath) -> io::Result<Vec<String>> {
     match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+        // An error in the middle is one: what follows is unknown.
+        Ok(entries) => {
+            let names = entries
+                .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose());
+            names.collect()
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -472,7 +527,7 @@ impl Stage {
             let path = folder.join(uuid::Uuid::new_v4().simple().to_string());
             let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    create_dir_synced(folder)?;
+                    create_dir_synced(folder, &|_| ())?;
                     continue;
                 }
                 file => file?,
@@ -707,22 +762,22 @@ fn named(location: &Path, error: io::Error) -> Error {
     }
 }
 
-fn create_parent(file: &FilePath) -> io::Result<()> {
-    file.parent().map_or(Ok(()), create_dir_synced)
-}
-
-/// Makes a folder and those above it, each durable before the next.
-fn create_dir_synced(folder: &FilePath) -> io::Result<()> {
-    let made = match fs::create_dir(folder) {
+/// Makes a folder and those above it, each durable before the next; `made` hears of each.
+fn create_dir_synced(folder: &FilePath, made: &dyn Fn(&FilePath)) -> io::Result<()> {
+    let created = match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_parent(folder)?;
+            folder.parent().map_or(Ok(()), |above| create_dir_synced(above, made))?;
             // Tried once more, not for ever: below `/proc` the answer stays the same.
             fs::create_dir(folder)
         }
-        made => made,
+        created => created,
     };
-    match made {
-        Ok(()) => sync_parent(folder),
+    match created {
+        Ok(()) => {
+            sync_parent(folder)?;
+            made(folder);
+            Ok(())
+        }
         Err(_) if folder.is_dir() => Ok(()),
         Err(error) => Err(error),
     }

@@ -139,6 +139,11 @@ impl Storage {
         put.map_err(at(key.as_str()))?.e_tag.ok_or_else(|| no_etag(key))
     }
 
+    /// As [`Storage::settle`], for what lies at a key.
+    pub async fn settle_key(&self, key: &Key) -> Result<()> {
+        self.settle_at(&key.0).await
+    }
+
     /// What lies in a folder, in no order; nothing if there is no such folder.
     pub async fn entries(&self, folder: &Key) -> Result<Vec<Entry>> {
         let found = self.objects.list_with_delimiter(Some(&folder.0)).await.map_err(at(folder.as_str()))?;
