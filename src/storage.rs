@@ -743,6 +743,9 @@ fn explain_start(root: &FilePath, kind: std::io::ErrorKind) -> String {
         std::io::ErrorKind::PermissionDenied => {
             format!("give it to that user (`chown -R {user}:{group} {root}`), or set")
         }
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            "mount it to be written, or set `READ_ONLY=true` to serve what is there, or set".to_owned()
+        }
         _ => "set".to_owned(),
     };
     format!(
@@ -751,8 +754,19 @@ fn explain_start(root: &FilePath, kind: std::io::ErrorKind) -> String {
     )
 }
 
-/// Refuses a store that a newer server has laid out otherwise, or where a file is in the place of a folder of ours.
+/// Refuses a store that a newer server has laid out otherwise, or where something else is in the place of a folder of
+/// ours: a link could lead anywhere, also out of the file system, in which alone files can be given a name at once.
 fn check_layout(root: &FilePath) -> anyhow::Result<()> {
+    let ours = ["", "/stage", "/packages"].map(|folder| format!("{CONTROL}{folder}"));
+    for folder in ours.iter().map(String::as_str).chain([REPOS]) {
+        let path = root.join(folder);
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+            anyhow::bail!(
+                "`{}` is a symbolic link, which is not followed: put a folder in its place, or mount one there",
+                path.display()
+            );
+        }
+    }
     let control = root.join(CONTROL);
     let entries = match std::fs::read_dir(&control) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,

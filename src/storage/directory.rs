@@ -55,6 +55,9 @@ const STORE: &str = "Directory";
 /// After so many bytes of an upload the disk is set to work on them, so that it has less left to do at the end.
 const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
+/// The end of the year 9999: years have four digits in HTTP (RFC 9110, section 5.6.7) and in RFC 3339.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 /// Of how many folders it is remembered that their names are durable.
 const ANCHORED: usize = 4096;
 
@@ -697,8 +700,9 @@ fn key(prefix: &Path, name: &OsStr) -> Option<Path> {
 }
 
 fn meta(location: Path, metadata: &Metadata) -> ObjectMeta {
-    let modified =
-        DateTime::from_timestamp(metadata.mtime(), u32::try_from(metadata.mtime_nsec()).unwrap_or(0));
+    // What a header can say: whoever dates a file otherwise gets the nearest.
+    let seconds = metadata.mtime().clamp(0, LAST_SECOND);
+    let modified = DateTime::from_timestamp(seconds, u32::try_from(metadata.mtime_nsec()).unwrap_or(0));
     ObjectMeta {
         location,
         last_modified: modified.unwrap_or(DateTime::<Utc>::UNIX_EPOCH),
