@@ -23,6 +23,10 @@ test *args:
 fuzz seconds='60' *targets:
     fuzz/run.py --seconds {{ seconds }} {{ targets }}
 
+# a server on a directory killed, cut off from power and refused by its disk at every system call: a quarter of an hour
+crash-matrix *args:
+    RELEASE_SERVER_TEST_ROUNDS=40 cargo test --locked --test disk -- --test-threads 2 {{ args }}
+
 # the page in a headless browser
 browser-test:
     .ci/run browser

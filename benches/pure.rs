@@ -70,6 +70,7 @@ fn found(count: usize) -> Found {
         objects: (0..count).map(object).collect(),
         markers: (0..count).map(|number| marker(number).to_string()).collect(),
         skipped: 0,
+        whole: true,
         generation: None,
     }
 }

@@ -3,11 +3,15 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
     process::Command,
 };
 
-use super::server::{Server, sha256, snapshot};
+use release_server::storage::Storage;
+use tempfile::TempDir;
+
+use super::server::{LONG_AGO, Server, eventually, modified, sha256, snapshot};
 
 /// A store with a good package, and one bad entry after another beside it; each must leave it as it is.
 async fn assert_ignored(make: impl FnOnce(&Server), name: &str) {
@@ -86,6 +90,65 @@ async fn a_loop_of_links_is_ignored() {
     for name in ["one", "two", "self"] {
         server.get(&format!("/assets/{name}")).await.refused(404, "does not exist");
     }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_folder_of_the_servers_own_is_refused_at_start() {
+    for folder in ["repos", ".release-server", ".release-server/stage", ".release-server/packages"] {
+        let outside = TempDir::new().unwrap();
+        let store = outside.path().join("store");
+        fs::create_dir_all(store.join(folder).parent().unwrap()).unwrap();
+        fs::create_dir(outside.path().join("elsewhere")).unwrap();
+        symlink(outside.path().join("elsewhere"), store.join(folder)).unwrap();
+        for dangling in [false, true] {
+            if dangling {
+                fs::remove_dir(outside.path().join("elsewhere")).unwrap();
+            }
+            let refused = Storage::directory(&store, 1 << 20).unwrap_err().to_string();
+            assert!(refused.contains(folder) && refused.contains("symbolic link"), "{refused}");
+            let refused = Storage::directory_to_read(&store).unwrap_err().to_string();
+            assert!(refused.contains("symbolic link"), "{refused}");
+            assert_eq!(fs::read_dir(outside.path().join("elsewhere")).map_or(0, Iterator::count), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_package_changed_by_another_name_of_it_is_never_served_as_the_old_one() {
+    let server = Server::start();
+    server.put("app.zip", "old").await.ok();
+    assert_eq!(server.get("/assets/app.zip").await.ok().text(), "old");
+    let other = server.outside().join("other");
+    fs::hard_link(server.path("app.zip"), &other).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(&other).unwrap();
+    file.write_all(b"er").unwrap();
+    let answer = server.get("/assets/app.zip").await.ok();
+    assert_eq!(answer.text(), "older");
+    assert!(!answer.headers.contains_key("repr-digest"), "the digest of the old bytes");
+    // No note comes of a change by a name in another folder: the listing shows it a second later.
+    eventually("the change is listed", async || server.listed("app.zip").await["size"] == 5).await;
+    assert_eq!(server.listed("app.zip").await["sha256"], serde_json::Value::Null);
+    server.hashed().await;
+    assert_eq!(server.listed("app.zip").await["sha256"], sha256(b"older"));
+    assert_eq!(server.delete("/assets/app.zip").await.status, 204);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "older", "the other name is not ours");
+}
+
+#[tokio::test]
+async fn a_package_with_two_names_is_two_packages() {
+    let server = Server::start();
+    server.put("a.zip", "abc").await.ok();
+    fs::hard_link(server.path("a.zip"), server.path("b.zip")).unwrap();
+    modified(&server.path("a.zip"), LONG_AGO);
+    server.hashed().await;
+    for name in ["a.zip", "b.zip"] {
+        assert_eq!(server.listed(name).await["sha256"], sha256(b"abc"), "{name}");
+    }
+    server.put("b.zip?overwrite=true", "other").await.ok();
+    assert_eq!(server.get("/assets/a.zip").await.ok().text(), "abc");
+    assert_eq!(server.delete("/assets/b.zip").await.status, 204);
+    assert_eq!(server.get("/assets/a.zip").await.ok().text(), "abc");
+    assert_eq!(server.names().await, ["a.zip"]);
 }
 
 #[tokio::test]

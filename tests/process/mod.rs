@@ -84,9 +84,15 @@ impl Server {
     }
 
     /// As [`Server::start`], from a command that may be wrapped in another.
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_watched(command, |_| ())
+    }
+
+    /// As [`Server::spawn`]; `watch` sees the process before anybody waits for it.
+    pub(crate) fn spawn_watched(mut command: Command, watch: impl FnOnce(&mut Child)) -> Self {
         logs::prepare(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        watch(&mut child);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let (found, address) = mpsc::channel();
@@ -104,6 +110,10 @@ impl Server {
         });
         let address = address.recv_timeout(Duration::from_secs(30)).expect("the server starts");
         Self { child, address, log }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
