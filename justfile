@@ -27,6 +27,10 @@ fuzz seconds='60' *targets:
 crash-matrix *args:
     RELEASE_SERVER_TEST_ROUNDS=40 cargo test --locked --test disk -- --test-threads 2 {{ args }}
 
+# every order of the steps by which a listing of a large bucket is proved to hold; `--show` has the counterexamples
+model *args:
+    tests/model/changes.py {{ args }}
+
 # the page in a headless browser
 browser-test:
     .ci/run browser
