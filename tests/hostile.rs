@@ -5,6 +5,7 @@
 //! the refusal is made (`tests/it`), who is dropped when in `tests/serving.rs`; here it is the number and the malice.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
+#![expect(clippy::too_many_lines, reason = "tables of attacks are long")]
 
 mod evidence;
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -143,7 +144,7 @@ impl Site {
         of: &'static str,
         cases: usize,
         most_memory: usize,
-        trouble: Vec<String>,
+        trouble: &[String],
     ) {
         let Site { server, directory, before, user } = self;
         let served = user.end();
@@ -350,7 +351,7 @@ async fn no_request_hides_in_another() {
     assert_eq!(statuses(&said), [400, 204]);
 
     let cases = shapes.len();
-    site.end("requests hidden in others", "shapes", cases, most_memory, trouble);
+    site.end("requests hidden in others", "shapes", cases, most_memory, &trouble);
 }
 
 /// Sends one byte of a text after another, until the other side is gone.
@@ -413,7 +414,7 @@ async fn who_is_slow_holds_up_nobody() {
     expect(let_go, format!("{} of {calm} descriptors are still open: something hangs", site.descriptors()));
     expect(most_memory < 400 * MIB, format!("{} MiB of memory", most_memory / MIB));
     drop(deaf);
-    site.end("slow, deaf and half-closed clients", "connections", 1000, most_memory, trouble);
+    site.end("slow, deaf and half-closed clients", "connections", 1000, most_memory, &trouble);
 }
 
 /// Ten thousand who connect and say nothing.
@@ -460,7 +461,7 @@ async fn ten_thousand_connections_cost_little() {
         trouble.push(format!("{each} bytes of memory a connection"));
     }
     println!("{each} bytes a connection");
-    site.end("idle connections at once", "connections", crowd, most_memory, trouble);
+    site.end("idle connections at once", "connections", crowd, most_memory, &trouble);
 }
 
 /// Heads, targets and bodies that are larger than anybody needs.
@@ -483,10 +484,8 @@ async fn what_is_too_large_is_refused() {
     let query = |query: &str| {
         post("/graphql", "", &format!("{{\"query\":{}}}", serde_json::to_string(query).unwrap()))
     };
-    let aliases: String = (0..20_000).map(|index| format!("a{index}: __typename ")).collect();
-    let fragments: String = (0..60)
-        .map(|index| format!("fragment f{index} on Query {{ ...f{0} ...f{0} }} ", index + 1))
-        .collect();
+    let aliases = each(20_000, |index| format!("a{index}: __typename "));
+    let fragments = each(60, |index| format!("fragment f{index} on Query {{ ...f{0} ...f{0} }} ", index + 1));
     let nested =
         |open: &str, close: &str, times: usize| format!("{}1{}", open.repeat(times), close.repeat(times));
     let jwt = |header: &str| format!("Bearer {}.e30.x", base64(header.as_bytes()));
@@ -625,7 +624,7 @@ async fn what_is_too_large_is_refused() {
                 "",
                 &format!(
                     "{{\"query\":\"{{__typename}}\",\"variables\":{{{}\"b\":1}}}}",
-                    (0..60_000).map(|index| format!("\"a{index}\":[],")).collect::<String>()
+                    each(60_000, |index| format!("\"a{index}\":[],"))
                 ),
             ),
             &[200],
@@ -670,7 +669,7 @@ async fn what_is_too_large_is_refused() {
             None => trouble.push(format!("{what}: hangs")),
             Some(status) if !right.contains(&status) => trouble.push(format!("{what}: {status}")),
             Some(_) if since.elapsed() > PATIENCE => {
-                trouble.push(format!("{what}: hangs for {:?}", since.elapsed()))
+                trouble.push(format!("{what}: hangs for {:?}", since.elapsed()));
             }
             Some(_) => {}
         }
@@ -684,8 +683,13 @@ async fn what_is_too_large_is_refused() {
         "requests",
         cases.len(),
         most_memory,
-        trouble,
+        &trouble,
     );
+}
+
+/// The texts of so many numbers, one after the other.
+fn each(count: usize, text: impl Fn(usize) -> String) -> String {
+    (0..count).map(text).collect::<Vec<_>>().concat()
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -816,7 +820,7 @@ async fn what_means_something_elsewhere_means_nothing_here() {
         "requests",
         cases.len(),
         memory,
-        trouble,
+        &trouble,
     );
 }
 
@@ -884,7 +888,13 @@ async fn nobody_is_told_what_another_forged() {
     if most_memory > before + 100 * MIB {
         trouble.push(format!("{} MiB more memory", (most_memory - before) / MIB));
     }
-    site.end("forged hosts, beside plain requests", "requests", FORGERS * EACH + asked, most_memory, trouble);
+    site.end(
+        "forged hosts, beside plain requests",
+        "requests",
+        FORGERS * EACH + asked,
+        most_memory,
+        &trouble,
+    );
 }
 
 /// Frames of HTTP/2 (RFC 9113), written by hand.
@@ -955,6 +965,23 @@ fn head(method: &str, path: &str) -> Vec<u8> {
         .collect()
 }
 
+/// The kinds of frames in what a server said, how many of each, and the errors it gave as a reason to end.
+fn said(mut bytes: &[u8]) -> BTreeMap<String, usize> {
+    let mut said = BTreeMap::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        let what = match (*kind, payload) {
+            (7, [_, _, _, _, _, _, _, code, ..]) => format!("GOAWAY {code}"),
+            (RST_STREAM, [_, _, _, code]) => format!("RST_STREAM {code}"),
+            _ => format!("frame {kind}"),
+        };
+        *said.entry(what).or_default() += 1;
+        bytes = rest;
+    }
+    said
+}
+
 /// What HTTP/2 allows a client to say again and again, or to leave unsaid.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_of_http2_drown_nobody() {
@@ -966,13 +993,13 @@ async fn floods_of_http2_drown_nobody() {
     let floods: Vec<(&str, Frames)> = vec![
         (
             "requests taken back",
-            Frames::new(&[]).repeat(20_000, |frames, index| {
+            Frames::new(&[]).repeat(10_000, |frames, index| {
                 frames.get(odd(index), &package).frame(RST_STREAM, 0, odd(index), &8_u32.to_be_bytes())
             }),
         ),
         (
             "requests that break the rules",
-            Frames::new(&[]).repeat(20_000, |frames, index| {
+            Frames::new(&[]).repeat(10_000, |frames, index| {
                 frames.get(odd(index), &package).frame(WINDOW_UPDATE, 0, odd(index), &0_u32.to_be_bytes())
             }),
         ),
@@ -980,26 +1007,26 @@ async fn floods_of_http2_drown_nobody() {
             "a head that goes on and on",
             Frames::new(&[])
                 .frame(HEADERS, 0, 1, &head("GET", "/latest"))
-                .repeat(20_000, |frames, _| frames.frame(CONTINUATION, 0, 1, &field(false, "x", "y"))),
+                .repeat(10_000, |frames, _| frames.frame(CONTINUATION, 0, 1, &field(false, "x", "y"))),
         ),
         (
             "a head of empty pieces",
             Frames::new(&[])
                 .frame(HEADERS, 0, 1, &head("GET", "/latest"))
-                .repeat(100_000, |frames, _| frames.frame(CONTINUATION, 0, 1, &[])),
+                .repeat(50_000, |frames, _| frames.frame(CONTINUATION, 0, 1, &[])),
         ),
-        ("settings", Frames::new(&[]).repeat(200_000, |frames, _| frames.frame(SETTINGS, 0, 0, &[]))),
-        ("pings", Frames::new(&[]).repeat(200_000, |frames, _| frames.frame(PING, 0, 0, &[0; 8]))),
+        ("settings", Frames::new(&[]).repeat(50_000, |frames, _| frames.frame(SETTINGS, 0, 0, &[]))),
+        ("pings", Frames::new(&[]).repeat(50_000, |frames, _| frames.frame(PING, 0, 0, &[0; 8]))),
         (
             "priorities",
-            Frames::new(&[]).repeat(200_000, |frames, index| {
+            Frames::new(&[]).repeat(50_000, |frames, index| {
                 frames.frame(PRIORITY, 0, odd(index % 1000), &[0, 0, 0, 0, 1])
             }),
         ),
         (
             "windows",
             Frames::new(&[])
-                .repeat(200_000, |frames, _| frames.frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())),
+                .repeat(50_000, |frames, _| frames.frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())),
         ),
         (
             "a window beyond its size",
@@ -1009,7 +1036,7 @@ async fn floods_of_http2_drown_nobody() {
             "empty pieces of a body",
             Frames::new(&[])
                 .frame(HEADERS, END_HEADERS, 1, &head("POST", "/graphql"))
-                .repeat(200_000, |frames, _| frames.frame(DATA, 0, 1, &[])),
+                .repeat(50_000, |frames, _| frames.frame(DATA, 0, 1, &[])),
         ),
         (
             "a table of fields used over and over",
@@ -1046,46 +1073,61 @@ async fn floods_of_http2_drown_nobody() {
         ("streams out of order", Frames::new(&[]).get(101, "/latest").get(1, "/latest")),
         (
             "frames of no kind",
-            Frames::new(&[]).repeat(200_000, |frames, _| frames.frame(200, 255, 3, b"xxxx")),
+            Frames::new(&[]).repeat(50_000, |frames, _| frames.frame(200, 255, 3, b"xxxx")),
         ),
     ];
-    let mut trouble = Vec::new();
-    let mut most_memory = 0;
-    // Those who read what they are told, and those who do not.
-    for reads in [true, false] {
-        for (what, Frames(bytes)) in &floods {
-            let stream = site.connect().await;
-            let (mut read, mut write) = stream.into_split();
-            let flooding = async {
-                for piece in bytes.chunks(64 * 1024) {
-                    if write.write_all(piece).await.is_err() {
-                        break;
-                    }
+    // All at once, each by one who reads what it is told, and by one who does not.
+    let flooding =
+        floods.iter().flat_map(|flood| [(flood, true), (flood, false)]).map(async |(flood, reads)| {
+            let (what, Frames(bytes)) = flood;
+            let mut stream = site.connect().await;
+            let mut told = Vec::new();
+            let (mut read, mut write) = stream.split();
+            let sending = async {
+                let sent = write.write_all(bytes).await.is_ok();
+                // Until it is swallowed; those who do not read stay for as long as they are let.
+                sleep(if reads { Duration::from_secs(3) } else { DEADLINE }).await;
+                sent
+            };
+            let reading = async {
+                while reads && matches!(read.read_buf(&mut told).await, Ok(count) if count > 0) {}
+                if !reads {
+                    std::future::pending::<()>().await;
                 }
             };
-            let mut told = vec![0; 64 * 1024];
-            let reading = async {
-                while reads && matches!(read.read(&mut told).await, Ok(count) if count > 0) {}
-                std::future::pending::<()>().await;
-            };
-            // Long enough to swallow it; a server that stops listening is right as well.
-            let _ = timeout(Duration::from_secs(3), async {
+            let _ = timeout(Duration::from_secs(8), async {
                 tokio::select! {
-                    () = flooding => {}
+                    _ = sending => {}
                     () = reading => {}
                 }
             })
             .await;
-            let memory = site.memory();
-            most_memory = most_memory.max(memory);
-            if memory > 300 * MIB {
-                trouble.push(format!("{what}: {} MiB of memory", memory / MIB));
+            (*what, reads, said(&told))
+        });
+    let peak = AtomicUsize::new(0);
+    let told = tokio::select! {
+        told = join_all(flooding) => told,
+        () = async {
+            loop {
+                peak.fetch_max(site.memory(), Relaxed);
+                sleep(Duration::from_millis(50)).await;
             }
+        } => unreachable!(),
+    };
+    let most_memory = peak.load(Relaxed);
+    let mut trouble = Vec::new();
+    if most_memory > 500 * MIB {
+        trouble.push(format!("{} MiB of memory", most_memory / MIB));
+    }
+    for (what, listening, said) in told {
+        println!("{what}: {said:?}");
+        if listening && said.is_empty() {
+            trouble.push(format!("{what}: not a word came back"));
         }
     }
     if !site.let_go(calm).await {
         trouble.push(format!("{} of {calm} descriptors are still open: something hangs", site.descriptors()));
     }
     let cases = floods.len() * 2;
-    site.end("floods of HTTP/2 frames", "floods", cases, most_memory, trouble);
+    site.end("floods of HTTP/2 frames", "floods", cases, most_memory, &trouble);
 }
