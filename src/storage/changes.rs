@@ -142,7 +142,7 @@ struct Batch {
     in_doubt: AtomicBool,
 }
 
-/// A write that is announced. Dropped without [`certain`](Self::certain), it may still be under way.
+/// A write that is announced. Dropped before it is certain, it may still be under way.
 #[derive(Debug)]
 pub struct Announced {
     /// `None` where nobody asks.
