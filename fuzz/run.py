@@ -4,8 +4,7 @@
     fuzz/run.py [--seconds N] [--minimize] [TARGET …]
 
 Each target begins with the inputs that are kept in `fuzz/corpus` and adds what it finds to `fuzz/target/found`; with
-`--minimize` the kept ones become the fewest that reach as much as both together, and what is larger than 2 KiB is left
-out. A finding is written to `fuzz/artifacts` and ends the run with an error. A row for the table of faults goes to the
+`--minimize` the kept ones become the seeds and the hundred smallest of those that both together reach everything with. A finding is written to `fuzz/artifacts` and ends the run with an error. A row for the table of faults goes to the
 file that `RELEASE_SERVER_EVIDENCE` names. Needs Python 3.9, `cargo-fuzz` and a C++ compiler, but no nightly Rust: there is
 no unsafe code of ours that a sanitizer could watch."""
 
@@ -22,7 +21,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 # Optimized, with the assertions that `Cargo.toml` asks for; and with no sanitizer, which stable Rust has none of.
 BUILD = ["--sanitizer", "none", "--release"]
-LARGEST = 2048
+LARGEST, MOST = 2048, 100
 
 
 def targets():
@@ -73,8 +72,9 @@ def minimize(target):
         if path not in seeds:
             path.unlink()
     known = {path.read_bytes() for path in seeds}
-    for path in merged.iterdir():
-        if path.stat().st_size <= LARGEST and path.read_bytes() not in known:
+    new = sorted((path.stat().st_size, path) for path in merged.iterdir() if path.read_bytes() not in known)
+    for size, path in new[:MOST]:
+        if size <= LARGEST:
             shutil.copy(path, kept / path.name[:16])
 
 
