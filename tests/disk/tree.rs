@@ -15,6 +15,7 @@ use std::{
     hash::{Hash, Hasher},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::Path,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -29,8 +30,18 @@ const WAITING: usize = 8;
 
 #[derive(Debug, Clone)]
 enum Thing {
-    File { bytes: Vec<u8>, durable: Vec<u8>, dirty: bool, modified: SystemTime },
-    Folder { names: Names, durable: Names, waiting: Vec<Change> },
+    /// Shared by the disks that are made at every call.
+    File {
+        bytes: Arc<Vec<u8>>,
+        durable: Arc<Vec<u8>>,
+        dirty: bool,
+        modified: SystemTime,
+    },
+    Folder {
+        names: Names,
+        durable: Names,
+        waiting: Vec<Change>,
+    },
 }
 
 type Names = BTreeMap<OsString, Node>;
@@ -86,7 +97,12 @@ impl Disk {
                 let thing = if *folder {
                     Thing::Folder { names: Names::new(), durable: Names::new(), waiting: Vec::new() }
                 } else {
-                    Thing::File { bytes: Vec::new(), durable: Vec::new(), dirty: false, modified: call.time }
+                    Thing::File {
+                        bytes: Arc::default(),
+                        durable: Arc::default(),
+                        dirty: false,
+                        modified: call.time,
+                    }
                 };
                 self.things.push(thing);
                 self.by_inode.insert(*inode, self.things.len() - 1);
@@ -95,13 +111,14 @@ impl Disk {
             Some(Effect::Wrote { inode, offset, bytes: new }) => {
                 let Some(Thing::File { bytes, dirty, modified, .. }) = self.by_inode(*inode) else { return };
                 let start = usize::try_from(*offset).unwrap();
+                let bytes = Arc::make_mut(bytes);
                 bytes.resize(bytes.len().max(start + new.len()), 0);
                 bytes[start..start + new.len()].copy_from_slice(new);
                 (*dirty, *modified) = (true, call.time);
             }
             Some(Effect::Resized { inode, size }) => {
                 let Some(Thing::File { bytes, dirty, modified, .. }) = self.by_inode(*inode) else { return };
-                bytes.resize(usize::try_from(*size).unwrap(), 0);
+                Arc::make_mut(bytes).resize(usize::try_from(*size).unwrap(), 0);
                 (*dirty, *modified) = (true, call.time);
             }
             Some(Effect::Synced { inode }) => match self.by_inode(*inode) {
@@ -219,9 +236,9 @@ impl Disk {
     fn bytes(&self, node: Node, fate: &Fate) -> Vec<u8> {
         let Thing::File { bytes, durable, dirty, .. } = &self.things[node] else { return Vec::new() };
         match fate.bytes {
-            _ if !dirty => bytes.clone(),
-            Bytes::Written => bytes.clone(),
-            Bytes::Durable => durable.clone(),
+            _ if !dirty => bytes.to_vec(),
+            Bytes::Written => bytes.to_vec(),
+            Bytes::Durable => durable.to_vec(),
             Bytes::Half => bytes[..bytes.len() / 2].to_vec(),
             Bytes::Zeroes => vec![0; bytes.len()],
         }
