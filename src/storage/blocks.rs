@@ -21,6 +21,9 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// How much of all blocks together may be large ones, in bytes: 48 readers' worth.
 const PLENTY: usize = 48 * BLOCK_BYTES;
 
+/// From how many bytes on a read takes a whole block.
+const WORTH_A_BLOCK: usize = 128 * 1024;
+
 /// How many that nobody uses are kept.
 const SPARE: usize = 16;
 
@@ -42,11 +45,13 @@ impl Blocks {
     pub(super) fn take(&self, left: u64) -> Block {
         let plenty = self.0.used.load(Relaxed) >= PLENTY;
         let most = if plenty { SMALL_BYTES } else { BLOCK_BYTES };
-        // A small file gets what it needs: it may stay in the cache.
         let length = usize::try_from(left).map_or(most, |left| left.min(most));
-        self.0.used.fetch_add(length, Relaxed);
-        let again = if length == BLOCK_BYTES { self.spare().pop() } else { None };
-        Block { bytes: again.unwrap_or_else(|| Vec::with_capacity(length)), length, home: self.clone() }
+        // Fresh memory for a small file costs less than a large block that a slow reader keeps.
+        let capacity = if length >= WORTH_A_BLOCK { BLOCK_BYTES } else { length };
+        self.0.used.fetch_add(capacity, Relaxed);
+        let again = if capacity == BLOCK_BYTES { self.spare().pop() } else { None };
+        let bytes = again.unwrap_or_else(|| Vec::with_capacity(capacity));
+        Block { bytes, length, capacity, home: self.clone() }
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
@@ -60,6 +65,8 @@ pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
     /// How many bytes it is for.
     length: usize,
+    /// How many it takes.
+    capacity: usize,
     home: Blocks,
 }
 
@@ -84,7 +91,7 @@ impl AsRef<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.home.0.used.fetch_sub(self.length, Relaxed);
+        self.home.0.used.fetch_sub(self.capacity, Relaxed);
         let mut spare = self.home.spare();
         if self.bytes.capacity() == BLOCK_BYTES && spare.len() < SPARE {
             let mut bytes = std::mem::take(&mut self.bytes);

@@ -1,5 +1,6 @@
 //! Small files that are asked for often, in memory: packages and assets, under one limit.
 //!
+//! - A file is kept when it is asked for again, so that who fetches everything once drives nothing out.
 //! - What is kept is the bytes at one ETag, or of a key that is written only once: never stale, whoever asks.
 //! - Many who ask at once for what is not kept yet make one read.
 //! - What is being read for it counts too: it never outgrows its limit.
@@ -41,9 +42,14 @@ impl Content {
     }
 }
 
+/// Of how many files it is remembered that they were asked for once.
+const REMEMBERED: usize = 1024;
+
 /// The files that are kept.
 pub(super) struct HotFiles {
     files: Cache<Key, Bytes, ByBytes>,
+    /// What was asked for lately.
+    once: Cache<Key, ()>,
     /// For what is being read, in bytes.
     room: Semaphore,
     /// The largest file that is kept, in bytes.
@@ -90,6 +96,7 @@ impl HotFiles {
         let room = usize::try_from(total).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
             files: Cache::with_weighter(1024, total, ByBytes),
+            once: Cache::new(REMEMBERED),
             room: Semaphore::new(room),
             largest: if total == 0 { 0 } else { limits.max_package_bytes },
         }
@@ -118,18 +125,66 @@ impl HotFiles {
             return Ok(Content::part_of(&bytes, range));
         }
         metrics.cache(CacheLookup::Miss);
+        if self.once.get(&asked).is_none() {
+            self.once.insert(Key::from(&asked), ());
+            return read(range).await.map(Content::Stream);
+        }
         let Ok(_room) = self.room.try_acquire_many(u32::try_from(size).unwrap_or(u32::MAX)) else {
             return read(range).await.map(Content::Stream);
         };
         let whole = async {
+            // Copied, for a block may be larger than what is in it.
             let blocks: Vec<Bytes> = read(0..size).await?.try_collect().await?;
-            Ok(match <[Bytes; 1]>::try_from(blocks) {
-                Ok([only]) => only,
-                Err(blocks) => blocks.concat().into(),
-            })
+            Ok(Bytes::from(blocks.concat()))
         };
         let bytes: Result<Bytes> = self.files.get_or_insert_async(&Key::from(&asked), whole).await;
         let bytes = bytes?;
         Ok(Content::part_of(&bytes, range))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    const FILE: &[u8] = b"0123456789";
+
+    /// Reads `range` of a file of its name; says how often the store was read by then.
+    async fn read(hot: &HotFiles, reads: &AtomicUsize, name: &str, range: Range<u64>) -> (Bytes, usize) {
+        let from_store = async |range: Range<u64>| {
+            reads.fetch_add(1, Relaxed);
+            Ok(Content::part_of(&Bytes::from_static(FILE), range).into_stream())
+        };
+        let metrics = Metrics::default();
+        let content = hot.read((name, "\"1\""), FILE.len() as u64, range, metrics, from_store).await.unwrap();
+        let blocks: Vec<Bytes> = content.into_stream().try_collect().await.unwrap();
+        (blocks.concat().into(), reads.load(Relaxed))
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_again_is_kept_and_what_is_fetched_once_drives_nothing_out() {
+        let hot = HotFiles::new(&config::Cache { total_bytes: 100, max_package_bytes: 10 });
+        let reads = AtomicUsize::new(0);
+        assert_eq!(read(&hot, &reads, "a", 0..10).await, (FILE.into(), 1));
+        assert_eq!(hot.bytes(), 0);
+        assert_eq!(read(&hot, &reads, "a", 2..4).await, (Bytes::from("23"), 2));
+        assert_eq!(hot.bytes(), 10);
+        for number in 0..500 {
+            read(&hot, &reads, &number.to_string(), 0..10).await;
+        }
+        assert_eq!(read(&hot, &reads, "a", 0..10).await, (FILE.into(), 502), "it is still kept");
+        assert_eq!(hot.bytes(), 10);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_kept() {
+        let hot = HotFiles::new(&config::Cache { total_bytes: 100, max_package_bytes: 9 });
+        let reads = AtomicUsize::new(0);
+        for number in 1..4 {
+            assert_eq!(read(&hot, &reads, "a", 0..10).await, (FILE.into(), number));
+        }
+        assert_eq!(hot.bytes(), 0);
     }
 }
