@@ -138,13 +138,16 @@ class Directory:
                     file.write(block)
             with Ours(self.home / "ours", self.binary, data, logged=True) as ours:
 
+                # Neither begins while the disk is still at work for the other.
                 def upload(_):
+                    os.sync()
                     speed = size / MB / timed(lambda: curl_upload(ours, source, "large.zip"))
                     ours.delete("large.zip")
                     return speed
 
                 def copy(_):
                     path = data / ".dd"
+                    os.sync()
                     command = ["dd", f"if={source}", f"of={path}", "bs=1M", "conv=fsync", "status=none"]
                     speed = size / MB / timed(lambda: subprocess.run(command, check=True))
                     path.unlink()
