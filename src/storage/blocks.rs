@@ -10,6 +10,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How much of a file is read, and of an upload written, at once, in bytes. Blocks under 256 KiB cost a third of the
 /// throughput.
@@ -24,22 +25,40 @@ const PLENTY: usize = 48 * BLOCK_BYTES;
 /// From how many bytes on a read takes a whole block.
 const WORTH_A_BLOCK: usize = 128 * 1024;
 
+/// How many are filled at a time. More threads read no disk faster, and each takes memory of its own.
+const READERS: usize = 64;
+
 /// How many that nobody uses are kept.
 const SPARE: usize = 16;
 
 /// The blocks of a directory. Clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Blocks(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    /// Those that may be filled.
+    readers: Arc<Semaphore>,
     /// Those that nobody uses at the moment.
     spare: Mutex<Vec<Vec<u8>>>,
     /// What the others hold, in bytes.
     used: AtomicUsize,
 }
 
+impl Default for Blocks {
+    fn default() -> Self {
+        let readers = Arc::new(Semaphore::new(READERS));
+        Self(Arc::new(Inner { readers, spare: Mutex::default(), used: AtomicUsize::new(0) }))
+    }
+}
+
 impl Blocks {
+    /// Waits until one more may be filled; that is so for as long as the result is kept.
+    pub(super) async fn reader(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.0.readers).acquire_owned().await.ok()
+    }
+
     /// An empty block with room for the next of `left` bytes: all of them, or as many as there is memory for. It counts
     /// from here on, so it is to be taken before the bytes are waited for.
     pub(super) fn take(&self, left: u64) -> Block {

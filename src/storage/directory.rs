@@ -666,9 +666,15 @@ fn blocks(
             if range.is_empty() {
                 return Ok(None);
             }
+            let turn = memory.reader().await;
             let (reader, block) = (Arc::clone(&file), memory.take(range.end - range.start));
             let end = range.start + block.length();
-            let block = tokio::task::spawn_blocking(move || read_block(&reader, range.start, block))
+            let reading = tokio::task::spawn_blocking(move || {
+                let block = read_block(&reader, range.start, block);
+                drop(turn);
+                block
+            });
+            let block = reading
                 .await
                 .map_err(|source| Error::JoinError { source })?
                 .map_err(|error| named(&location, error))?;
