@@ -130,7 +130,7 @@ async fn one_of_16_creators_wins_though_replies_are_lost() {
 async fn what_one_replica_acknowledges_the_other_shows_at_once() {
     let Some(store) = Store::start("read your writes").await else { return };
     let servers = [(); 2].map(|()| store.server(None, &[KEEP_ALL]));
-    read_own_writes(&store, &servers).await;
+    read_own_writes(&store, &servers, 20 * scale().min(10)).await;
 }
 
 /// There are so many packages that a listing is proved to hold rather than repeated.
@@ -152,7 +152,8 @@ async fn what_one_replica_acknowledges_the_other_shows_at_once_among_many() {
     let late = ("LISTING_BY_HAND_MAX_AGE", "1h");
     let servers = [(); 2].map(|()| store.server(None, &[KEEP_ALL, late]));
     let client = Client::new();
-    read_own_writes(&store, &servers).await;
+    // Each write has everything listed several times.
+    read_own_writes(&store, &servers, 4 * scale().min(10)).await;
     // Both rest. What leaves no note is not seen, so that was no listing. (But the hasher sees it, some time.)
     for server in &servers {
         let rested = async {
@@ -172,9 +173,8 @@ async fn what_one_replica_acknowledges_the_other_shows_at_once_among_many() {
     }
 }
 
-async fn read_own_writes(store: &Store, servers: &[Server; 2]) {
+async fn read_own_writes(store: &Store, servers: &[Server; 2], rounds: usize) {
     let client = Client::new();
-    let rounds = 20 * scale().min(10);
     for round in 0..rounds {
         let (one, two) = (&servers[round % 2], &servers[(round + 1) % 2]);
         let name = format!("app-{round}.tar.gz");
