@@ -10,7 +10,7 @@ use std::{
     future::Future,
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -167,6 +167,11 @@ impl Listing {
             },
         };
         self.markers.iter().filter(stale).map(String::as_str).collect()
+    }
+
+    /// Whether retention judges at this time as it did, if nothing in the store changed.
+    fn holds_at(&self, now: DateTime<Utc>) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
     }
 
     /// When a package with these bytes was last published under this name, by any marker.
@@ -465,7 +470,7 @@ impl Packages {
 
     /// Lists the store, if that lets downloads do without looking at it for a while, and has not been done for a while.
     fn prove(&self) {
-        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.0.last();
         let is_old = last.as_ref().is_some_and(|last| !last.is_young());
         if is_old && self.0.storage.generation().is_some() {
             let listings = Arc::clone(&self.0.listings);
@@ -492,26 +497,33 @@ impl Last {
     fn is_young(&self) -> bool {
         self.begun.elapsed() <= PROVED.max(self.took * PROVED_TIMES)
     }
+
+    /// Whether a listing of a bucket is slow.
+    fn is_large(&self) -> bool {
+        self.found.objects.len() > MANY
+    }
 }
 
 impl Inner {
+    fn last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The last listing, if it was begun at most `age` ago and still holds.
     fn recent(&self, age: Duration) -> Option<Arc<Listing>> {
         if age.is_zero() {
             return None;
         }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last();
         last.as_ref().filter(|last| last.begun.elapsed() <= age).map(|last| Arc::clone(&last.listing))
     }
 
     /// The last listing, if the store is known to be still as it shows.
     fn proved(&self) -> Option<Arc<Listing>> {
         let now = self.storage.generation()?;
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last();
         let holds = |last: &&Last| {
-            last.found.generation == Some(now)
-                && last.is_young()
-                && last.listing.expires.is_none_or(|expires| Utc::now() < expires)
+            last.found.generation == Some(now) && last.is_young() && last.listing.holds_at(Utc::now())
         };
         last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
     }
@@ -541,7 +553,7 @@ impl Inner {
 
     /// Takes no listing made so far for proved: the store does not look as it says.
     fn doubt(&self) {
-        if let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(last) = self.last().as_mut() {
             last.found.generation = None;
         }
     }
@@ -568,18 +580,16 @@ impl Inner {
 
     /// Whether a listing is slow, or may be.
     fn has_use_for_changes(&self) -> bool {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.by_hand_max_age.is_zero() && last.as_ref().is_none_or(|last| last.found.objects.len() > MANY)
+        !self.by_hand_max_age.is_zero() && self.last().as_ref().is_none_or(Last::is_large)
     }
 
     /// The last listing, if nobody has written since, and it is not too old to show what was done by hand. When half of
     /// that time is over it is renewed in the background: nobody is to wait for it.
     fn still(self: &Arc<Self>, quiet: &Quiet, begun: Instant) -> Option<Arc<Listing>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last();
         let last = last.as_mut().filter(|last| last.quiet.as_ref() == Some(quiet))?;
         let age = last.listed.elapsed();
-        let expired = last.listing.expires.is_some_and(|expires| Utc::now() >= expires);
-        if age > self.by_hand_max_age || expired {
+        if age > self.by_hand_max_age || !last.listing.holds_at(Utc::now()) {
             return None;
         }
         last.begun = begun;
@@ -600,10 +610,7 @@ impl Inner {
 
     /// Keeps the record of changes fit to prove something: nobody waits for it.
     fn tend(self: &Arc<Self>, absent: bool) {
-        let many = {
-            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            last.as_ref().is_some_and(|last| last.found.objects.len() > MANY)
-        };
+        let many = self.last().as_ref().is_some_and(Last::is_large);
         let Some(changes) = self.storage.changes().filter(|_| many && !self.read_only).cloned() else {
             return;
         };
@@ -622,14 +629,11 @@ impl Inner {
         let found = self.storage.list().await?;
         let took = begun.elapsed();
         let unannounced = {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.last();
             match last.as_mut() {
                 // Another one was faster.
                 Some(last) if last.listed > begun => return Ok(Arc::clone(&last.listing)),
-                Some(last)
-                    if last.found.shows_the_same(&found)
-                        && last.listing.expires.is_none_or(|expires| now < expires) =>
-                {
+                Some(last) if last.found.shows_the_same(&found) && last.listing.holds_at(now) => {
                     (last.begun, last.listed, last.took) = (begun, begun, took);
                     (last.quiet, last.found.generation) = (quiet, found.generation);
                     return Ok(Arc::clone(&last.listing));
@@ -647,7 +651,7 @@ impl Inner {
         if listing.all.iter().any(|package| package.sha256.is_none()) {
             self.unhashed.notify_one();
         }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last();
         let skipped = found.skipped;
         if skipped > 0 && last.as_ref().is_none_or(|last| last.found.skipped != skipped) {
             tracing::warn!(

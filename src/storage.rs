@@ -266,9 +266,9 @@ impl Storage {
         let folder = key(&["packages"]);
         if let Engine::Directory(directory) = &self.engine {
             let survey = self.metrics.operation(Operation::List, directory.survey(&folder)).await;
-            let Survey { generation, names: markers, root, whole } = survey.map_err(at("the packages"))?;
-            let skipped = directory.skipped();
-            return Ok(Found { objects: root.objects, markers, skipped, whole, generation });
+            let Survey { generation, names: markers, root } = survey.map_err(at("the packages"))?;
+            let (skipped, whole) = (root.skipped + root.unreadable, root.is_whole());
+            return Ok(Found { objects: root.found.objects, markers, skipped, whole, generation });
         }
         let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
         let markers = self.objects.list(Some(&folder)).map_ok(names).try_filter_map(future::ok).try_collect();
@@ -330,8 +330,9 @@ impl Storage {
         range: Range<u64>,
     ) -> Result<Content> {
         let read = async |range: Range<u64>| {
-            let options = GetOptions::new().with_if_match(Some(etag.to_owned()));
-            let options = if range == (0..size) { options } else { options.with_range(Some(range)) };
+            let options = GetOptions::new()
+                .with_if_match(Some(etag.to_owned()))
+                .with_range((range != (0..size)).then_some(range));
             Ok(stream_of(self.open(name, options).await?, name.to_string()))
         };
         self.hot.read((name.as_str(), etag), size, range, self.metrics, read).await

@@ -23,10 +23,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path as FilePath, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -77,10 +74,6 @@ struct Inner {
     errands: Errands,
     blocks: Blocks,
     watch: Watch,
-    /// Entries left out of the last listing of the root.
-    skipped: AtomicU64,
-    /// Those of them that the disk would not let us look at.
-    unreadable: AtomicU64,
     /// Folders whose own names this process has synced. The others may have been made by one that died before it did,
     /// or by a thread that is about to.
     anchored: Cache<PathBuf, ()>,
@@ -93,9 +86,23 @@ pub(super) struct Survey {
     /// The names in a folder, without a look at each file.
     pub(super) names: Vec<String>,
     /// The entries of the root.
-    pub(super) root: ListResult,
+    pub(super) root: Entries,
+}
+
+/// The visible entries of a folder: regular files, and folders.
+pub(super) struct Entries {
+    pub(super) found: ListResult,
+    /// How many were left out: links, pipes, devices, names that cannot be keys.
+    pub(super) skipped: u64,
+    /// How many the disk would not let us look at.
+    pub(super) unreadable: u64,
+}
+
+impl Entries {
     /// Whether all of them could be looked at.
-    pub(super) whole: bool,
+    pub(super) fn is_whole(&self) -> bool {
+        self.unreadable == 0
+    }
 }
 
 impl Directory {
@@ -133,8 +140,6 @@ impl Directory {
             errands: Errands::default(),
             blocks: Blocks::default(),
             watch: Watch::new(),
-            skipped: AtomicU64::new(0),
-            unreadable: AtomicU64::new(0),
             anchored: Cache::new(ANCHORED),
         }))
     }
@@ -192,9 +197,8 @@ impl Directory {
             // First: what changes after this makes another generation.
             let generation = inner.watch.begin(&[&inner.root, &folder]);
             let (names, root) = (names_in(&folder)?, inner.list(&Path::default())?);
-            let whole = inner.unreadable.load(Ordering::Relaxed) == 0;
             // What could not be looked at may be seen the next time, though nothing changes.
-            Ok(Survey { generation: generation.filter(|_| whole), names, root, whole })
+            Ok(Survey { generation: generation.filter(|_| root.is_whole()), names, root })
         })
         .await
     }
@@ -222,11 +226,6 @@ impl Directory {
             Ok(())
         })
         .await
-    }
-
-    /// How many entries the last listing of the root left out.
-    pub(super) fn skipped(&self) -> u64 {
-        self.0.skipped.load(Ordering::Relaxed)
     }
 
     /// Runs blocking work on the file behind a key.
@@ -348,42 +347,38 @@ impl Inner {
         self.publish(&stage, target, mode)
     }
 
-    /// The visible entries of a folder: regular files, and folders.
-    fn list(&self, prefix: &Path) -> io::Result<ListResult> {
-        let mut result =
+    /// What lies in a folder.
+    fn list(&self, prefix: &Path) -> io::Result<Entries> {
+        let found =
             ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
-        let (mut skipped, mut unreadable) = (0, 0);
+        let mut listed = Entries { found, skipped: 0, unreadable: 0 };
         let entries = match fs::read_dir(self.file(prefix)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(result),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listed),
             entries => entries?,
         };
         for entry in entries {
             // Reading the folder itself failed: what follows is unknown, so the listing is not whole.
             let entry = entry?;
             let Some(location) = key(prefix, &entry.file_name()) else {
-                skipped += 1;
+                listed.skipped += 1;
                 continue;
             };
             match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => result.objects.push(meta(location, &metadata)),
-                Ok(metadata) if metadata.is_dir() => result.common_prefixes.push(location),
+                Ok(metadata) if metadata.is_file() => listed.found.objects.push(meta(location, &metadata)),
+                Ok(metadata) if metadata.is_dir() => listed.found.common_prefixes.push(location),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since
-                Err(_) => unreadable += 1,
-                Ok(_) => skipped += 1, // a link, a pipe, a device
+                Err(_) => listed.unreadable += 1,
+                Ok(_) => listed.skipped += 1, // a link, a pipe, a device
             }
         }
-        if prefix.as_ref().is_empty() {
-            self.skipped.store(skipped + unreadable, Ordering::Relaxed);
-            self.unreadable.store(unreadable, Ordering::Relaxed);
-        }
-        Ok(result)
+        Ok(listed)
     }
 
     fn list_below(&self, prefix: &Path) -> io::Result<Vec<ObjectMeta>> {
         let mut objects = Vec::new();
         let mut folders = vec![prefix.clone()];
         while let Some(folder) = folders.pop() {
-            let found = self.list(&folder)?;
+            let found = self.list(&folder)?.found;
             objects.extend(found.objects);
             folders.extend(found.common_prefixes);
         }
@@ -483,7 +478,7 @@ impl ObjectStore for Directory {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let folder = prefix.cloned().unwrap_or_default();
-        self.run(&folder.clone(), move |inner, _| inner.list(&folder)).await
+        self.run(&folder.clone(), move |inner, _| Ok(inner.list(&folder)?.found)).await
     }
 
     async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
