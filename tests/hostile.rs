@@ -1102,6 +1102,10 @@ async fn floods_of_http2_drown_nobody() {
                 }
             })
             .await;
+            if reads && told.is_empty() {
+                // A machine that is busy with other tests has not come to this connection yet.
+                let _ = timeout(DEADLINE, stream.read_buf(&mut told)).await;
+            }
             (*what, reads, said(&told))
         });
     let peak = AtomicUsize::new(0);
