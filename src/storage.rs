@@ -26,6 +26,7 @@
 mod blocks;
 mod bucket;
 mod changes;
+mod direct;
 mod directory;
 mod errands;
 mod hot;
@@ -62,7 +63,6 @@ use crate::{
     metrics::{Metrics, Operation},
     name::PackageName,
 };
-use blocks::BLOCK_BYTES;
 use bucket::Bucket;
 pub use changes::{Announced, Changes, Look, Quiet};
 use directory::{Directory, Survey};
@@ -87,6 +87,9 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many parts of one upload are on their way to a bucket at a time.
 const PARTS_IN_FLIGHT: usize = 4;
+
+/// How many writes of one upload a disk has at a time: with a second one it does not wait for us.
+const WRITES_IN_FLIGHT: usize = 2;
 
 /// How long a link to the store holds. A download that began in time goes on.
 pub const LINK_LIFETIME: Duration = Duration::from_mins(5);
@@ -361,7 +364,7 @@ impl Storage {
 
     fn upload_at(&self, location: Path, mode: PutMode, length: Option<u64>) -> Upload {
         let (part_bytes, in_flight) = match &self.engine {
-            Engine::Directory(_) => (BLOCK_BYTES, 1),
+            Engine::Directory(_) => (direct::MOST_BYTES, WRITES_IN_FLIGHT),
             Engine::Bucket(_) | Engine::Memory(_) => (PART_BYTES, PARTS_IN_FLIGHT),
         };
         let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);

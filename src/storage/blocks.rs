@@ -12,7 +12,7 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How much of a file is read, and of an upload written, at once, in bytes. Blocks under 256 KiB cost a third of the
+/// How much of a file is read at once, in bytes. Blocks under 256 KiB cost a third of the
 /// throughput.
 pub(super) const BLOCK_BYTES: usize = 512 * 1024;
 

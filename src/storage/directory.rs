@@ -23,7 +23,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path as FilePath, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -38,19 +38,20 @@ use object_store::{
 };
 use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
-use tokio::task::JoinHandle;
 
 use super::{
     CONTROL,
     blocks::{Block, Blocks},
+    direct::Direct,
     errands::Errands,
     watch::{Generation, Watch},
 };
 
 const STORE: &str = "Directory";
 
-/// After so many bytes of an upload the disk is set to work on them, so that it has less left to do at the end.
-const SYNC_BYTES: u64 = 32 * 1024 * 1024;
+/// From this offset on, in bytes, an upload goes straight to the disk. What is smaller is likely to be asked for at once,
+/// and is then in the page cache.
+const DIRECT_FROM: u64 = 16 * 1024 * 1024;
 
 /// The end of the year 9999: years have four digits in HTTP (RFC 9110, section 5.6.7) and in RFC 3339.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -338,11 +339,7 @@ impl Inner {
 
     fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<PutResult> {
         let stage = Stage::create(&self.stage)?;
-        let mut offset = 0;
-        for block in payload {
-            stage.file.write_all_at(block, offset)?;
-            offset += block.len() as u64;
-        }
+        stage.write_all_at(payload, 0)?;
         stage.seal()?;
         self.publish(&stage, target, mode)
     }
@@ -405,7 +402,6 @@ impl ObjectStore for Directory {
             mode: opts.extensions.get::<PutMode>().cloned().unwrap_or_default(),
             stage: Some(Arc::new(stage)),
             offset: 0,
-            syncing: None,
         }))
     }
 
@@ -516,6 +512,8 @@ struct Lock<'a> {
 struct Stage {
     path: PathBuf,
     file: File,
+    /// Opened once it is needed; `None` inside where the file system has no such thing.
+    direct: OnceLock<Option<Direct>>,
 }
 
 impl Stage {
@@ -533,9 +531,23 @@ impl Stage {
             file.lock()?;
             // Between the two lines above another process may have cleared it away.
             if file.metadata()?.nlink() > 0 {
-                return Ok(Self { path, file });
+                return Ok(Self { path, file, direct: OnceLock::new() });
             }
         }
+    }
+
+    fn write_all_at(&self, data: &PutPayload, mut offset: u64) -> io::Result<()> {
+        if offset >= DIRECT_FROM
+            && let Some(direct) = self.direct.get_or_init(|| Direct::open(&self.path))
+            && direct.write_all_at(data, data.content_length(), offset)?
+        {
+            return Ok(());
+        }
+        for block in data {
+            self.file.write_all_at(block, offset)?;
+            offset += block.len() as u64;
+        }
+        Ok(())
     }
 
     /// Makes the bytes durable, under a modification time of their own.
@@ -562,20 +574,9 @@ struct StagedUpload {
     mode: PutMode,
     stage: Option<Arc<Stage>>,
     offset: u64,
-    /// The disk at work on what was written first.
-    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl StagedUpload {
-    /// Sets the disk to work on what was written, when it has done what it was set to before.
-    fn sync_ahead(&mut self, stage: &Arc<Stage>) {
-        let (stage, before) = (Arc::clone(stage), self.syncing.take());
-        self.syncing = Some(tokio::spawn(async move {
-            synced(before).await?;
-            tokio::task::spawn_blocking(move || stage.file.sync_data()).await?
-        }));
-    }
-
     fn finished(&self) -> Error {
         Error::Generic { store: STORE, source: format!("the upload of {} has ended", self.location).into() }
     }
@@ -598,27 +599,13 @@ impl MultipartUpload for StagedUpload {
             let error = self.finished();
             return Box::pin(async { Err(error) });
         };
-        let mut offset = self.offset;
+        let offset = self.offset;
         self.offset += data.content_length() as u64;
-        if offset / SYNC_BYTES != self.offset / SYNC_BYTES {
-            self.sync_ahead(&stage);
-        }
-        Box::pin(async move {
-            directory
-                .run(&location, move |_, _| {
-                    for block in &data {
-                        stage.file.write_all_at(block, offset)?;
-                        offset += block.len() as u64;
-                    }
-                    Ok(())
-                })
-                .await
-        })
+        Box::pin(async move { directory.run(&location, move |_, _| stage.write_all_at(&data, offset)).await })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         let stage = self.stage.take().ok_or_else(|| self.finished())?;
-        synced(self.syncing.take()).await.map_err(|error| named(&self.location, error))?;
         let mode = self.mode.clone();
         self.directory
             .run(&self.location, move |inner, target| {
@@ -631,14 +618,6 @@ impl MultipartUpload for StagedUpload {
     async fn abort(&mut self) -> Result<()> {
         let stage = self.stage.take();
         self.directory.run(&self.location, move |_, _| drop_stage(stage)).await
-    }
-}
-
-/// Waits for the disk. It says only once that it failed (fsync(2)): a later sync of the file would succeed.
-async fn synced(syncing: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
-    match syncing {
-        Some(syncing) => syncing.await?,
-        None => Ok(()),
     }
 }
 

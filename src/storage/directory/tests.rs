@@ -258,6 +258,30 @@ fn clearing_takes_no_file_from_an_upload_that_is_just_beginning() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_large_upload_is_whole_whichever_way_its_parts_went() {
+    let (folder, directory) = open();
+    let part = 1024 * 1024;
+    let bytes: Bytes = (0..DIRECT_FROM + 3 * part + 4097).map(|at| (at / 4093 % 251) as u8).collect();
+    let mut upload = directory.put_multipart(&at("a")).await.unwrap();
+    let mut rest = bytes.clone();
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let next = rest.split_to(rest.len().min(part as usize));
+        parts.push(upload.put_part(next.into()));
+    }
+    futures_util::future::try_join_all(parts).await.unwrap();
+    let stage = fs::read_dir(&directory.0.stage).unwrap().next().unwrap().unwrap().path();
+    // Once for the first bytes and the last, once past the page cache.
+    let ways = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    let ways = ways.filter(|target| *target == stage).count();
+    upload.complete().await.unwrap();
+    assert_eq!(read(&directory, "a").await, bytes);
+    let knows_direct = Direct::open(&folder.path().join("a")).is_some();
+    assert_eq!(ways, if knows_direct { 2 } else { 1 });
+}
+
 #[tokio::test]
 async fn odd_entries_are_left_out_of_a_listing() {
     let (folder, directory) = open();

@@ -1,0 +1,142 @@
+//! Writing past the page cache (open(2), `O_DIRECT`).
+//!
+//! A large upload that goes through the page cache is copied once more, throws out what others download, counts against
+//! the memory limit of a container, and leaves the disk idle until the end: the final sync then takes most of the time.
+//! Written straight to the disk, it takes half of the processor time, and the sync has nothing left to write.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use rustix::fs::OFlags;
+
+/// What memory, offsets and lengths must be multiples of, in bytes: no disk in use asks for more than a page.
+const ALIGNMENT: usize = 4096;
+
+/// The most that is written at once, in bytes.
+pub(super) const MOST_BYTES: usize = 1024 * 1024;
+
+/// A second descriptor of a file, for whole aligned blocks.
+#[derive(Debug)]
+pub(super) struct Direct {
+    file: File,
+    /// Memory that no write uses at the moment.
+    spare: Mutex<Vec<AlignedBlock>>,
+}
+
+impl Direct {
+    /// Opens a file that is there; `None` where the system or its file system knows no such writing.
+    #[cfg(target_os = "linux")]
+    pub(super) fn open(path: &Path) -> Option<Self> {
+        let flags = OFlags::DIRECT | OFlags::NOFOLLOW;
+        let file = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+        Some(Self { file, spare: Mutex::default() })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn open(_: &Path) -> Option<Self> {
+        None
+    }
+
+    /// Writes `data` at `offset` if it can be written so, and says whether it was. If not, the page cache is the way.
+    pub(super) fn write_all_at<'a>(
+        &self,
+        data: impl IntoIterator<Item = &'a Bytes>,
+        length: usize,
+        offset: u64,
+    ) -> io::Result<bool> {
+        if length > MOST_BYTES
+            || !length.is_multiple_of(ALIGNMENT)
+            || !offset.is_multiple_of(ALIGNMENT as u64)
+        {
+            return Ok(false);
+        }
+        let mut block = self.spare().pop().unwrap_or_else(AlignedBlock::new);
+        let written = self.file.write_all_at(block.fill(data), offset);
+        self.spare().push(block);
+        match written {
+            // A disk that asks for more than a page, or a file system that finds out only now.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            written => written.map(|()| true),
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<AlignedBlock>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory that begins at a multiple of [`ALIGNMENT`].
+#[derive(Debug)]
+struct AlignedBlock {
+    memory: Vec<u8>,
+    /// Where in `memory` it begins.
+    start: usize,
+}
+
+impl AlignedBlock {
+    fn new() -> Self {
+        let memory: Vec<u8> = Vec::with_capacity(MOST_BYTES + ALIGNMENT);
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self { memory, start }
+    }
+
+    /// Copies `data` in, [`MOST_BYTES`] at most: more would move the memory.
+    fn fill<'a>(&mut self, data: impl IntoIterator<Item = &'a Bytes>) -> &[u8] {
+        self.memory.clear();
+        self.memory.resize(self.start, 0);
+        for bytes in data {
+            self.memory.extend_from_slice(bytes);
+        }
+        &self.memory[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_block_stays_aligned() {
+        let mut block = AlignedBlock::new();
+        for length in [ALIGNMENT, MOST_BYTES, 2 * ALIGNMENT] {
+            let bytes = Bytes::from(vec![7; length]);
+            let filled = block.fill([&bytes.slice(..1), &bytes.slice(1..)]);
+            assert_eq!(filled, &bytes);
+            assert_eq!(filled.as_ptr().align_offset(ALIGNMENT), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_not_aligned_is_left_to_the_page_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, [1; 3 * ALIGNMENT]).unwrap();
+        let Some(direct) = Direct::open(&path) else {
+            return eprintln!("SKIPPED: {} knows no direct writing", folder.path().display());
+        };
+        let write =
+            |length, offset| direct.write_all_at([&Bytes::from(vec![2; length])], length, offset).unwrap();
+        assert!(!write(ALIGNMENT, 1));
+        assert!(!write(ALIGNMENT - 1, 0));
+        assert!(!write(MOST_BYTES + ALIGNMENT, 0));
+        assert_eq!(fs::read(&path).unwrap(), [1; 3 * ALIGNMENT]);
+        assert!(write(ALIGNMENT, ALIGNMENT as u64));
+        assert_eq!(fs::read(&path).unwrap(), [[1; ALIGNMENT], [2; ALIGNMENT], [1; ALIGNMENT]].concat());
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", folder.path().join("link")).unwrap();
+        assert!(Direct::open(&folder.path().join("link")).is_none());
+    }
+}
