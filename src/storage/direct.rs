@@ -2,17 +2,21 @@
 //!
 //! A large upload that goes through the page cache is copied once more, throws out what others download, counts against
 //! the memory limit of a container, and leaves the disk idle until the end: the final sync then takes most of the time.
-//! Written straight to the disk, it takes half of the processor time, and the sync has nothing left to write.
+//! Straight to the disk there is no such copy, and the sync has nothing left to write. In exchange, who downloads it first
+//! waits for the disk.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+#[cfg(target_os = "linux")]
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
 
 use bytes::Bytes;
+#[cfg(target_os = "linux")]
 use rustix::fs::OFlags;
 
 /// What memory, offsets and lengths must be multiples of, in bytes: no disk in use asks for more than a page.
