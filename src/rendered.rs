@@ -1,7 +1,8 @@
 //! Answers made from one listing, kept for as long as that listing holds.
 //!
 //! An answer is kept per base URL, because its links depend on it: what one caller's forged `Host` made is never
-//! handed to another. There are at most [`MOST`] of them, so that forging many costs no memory either.
+//! handed to another. Nor does forging many of them cost memory: there are at most [`MOST`] answers of a kind, and at
+//! most [`MOST_BYTES`] of them unless a single one is larger.
 
 use std::{
     collections::HashMap,
@@ -12,8 +13,11 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 
-/// The most answers kept of one listing.
+/// The most answers of one kind kept of one listing.
 const MOST: usize = 32;
+
+/// What these may take together, in bytes: an answer about 10,000 packages takes megabytes.
+const MOST_BYTES: usize = 32 << 20;
 
 /// For what cannot be: hex digits always are a header's value.
 const NO_ETAG: http::HeaderValue = http::HeaderValue::from_static("W/\"\"");
@@ -65,7 +69,8 @@ impl Rendered {
         let answer = Answer::new(render()?);
         let mut answers = self.lock();
         let answers = answers.entry(kind).or_default();
-        if answers.len() >= MOST {
+        let bytes: usize = answers.values().map(|answer| answer.body.len()).sum();
+        if answers.len() >= MOST || bytes + answer.body.len() > MOST_BYTES {
             answers.clear();
         }
         answers.insert(base_url.into(), answer.clone());
@@ -105,5 +110,13 @@ mod tests {
             get(&rendered, &format!("http://host-{index}"), "x");
         }
         assert!(rendered.lock()[&Kind::Release].len() <= MOST);
+
+        let large = Bytes::from(vec![0; MOST_BYTES / 4]);
+        for index in 0..10 {
+            let render = || Ok::<_, Infallible>(large.clone());
+            rendered.get(Kind::List, &format!("http://host-{index}"), render).unwrap();
+        }
+        let kept: usize = rendered.lock()[&Kind::List].values().map(|answer| answer.body.len()).sum();
+        assert!((1..=MOST_BYTES).contains(&kept), "{kept}");
     }
 }
