@@ -22,6 +22,7 @@ pub mod auth;
 pub mod client;
 mod coalesce;
 pub mod config;
+mod detached;
 pub mod digest;
 pub mod error;
 pub mod hasher;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,12 +21,12 @@ use futures_util::{StreamExt, future, stream};
 use object_store::{GetOptions, ObjectMeta};
 use quick_cache::sync::Cache;
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
-use tracing::Instrument as _;
 
 use crate::{
     audit::{self, Action, Actor},
     coalesce::Coalesced,
     config::Config,
+    detached::to_its_end,
     digest::Digest,
     error::{Error, Result},
     marker::{Marker, Source, name_hash},
@@ -871,11 +870,6 @@ impl Receiving {
         })
         .await
     }
-}
-
-/// Runs in a task of its own what must not be cut short when the client leaves; its log lines stay the request's.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work.in_current_span()).await.map_err(|error| Error::Internal(error.into()))?
 }
 
 /// The bytes of a package, and what is to become of them.

@@ -38,11 +38,13 @@ use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep},
 };
+use tracing::Instrument as _;
 
 use crate::{
     audit::{self, Action, Actor},
     coalesce::Coalesced,
     config::Config,
+    detached::to_its_end,
     error::{Breach, Error, Result},
     storage::{
         Storage,
@@ -236,7 +238,7 @@ impl Releases {
             let deleted = deleted?;
             let (inner, repository) = (Arc::clone(&this.0), repository.clone());
             // What this leaves behind the sweep finishes.
-            tokio::spawn(async move {
+            let erasing = async move {
                 if let Err(error) = inner.erase_files(&repository, id).await {
                     let error = error.with_causes();
                     tracing::warn!(
@@ -245,7 +247,8 @@ impl Releases {
                         "bytes of a deleted release are left to the sweep"
                     );
                 }
-            });
+            };
+            tokio::spawn(erasing.in_current_span());
             Ok(deleted)
         })
         .await
@@ -630,9 +633,4 @@ fn tag_is_taken(tag: &TagName) -> Error {
         code: "already_exists",
         message: format!("tag `{tag}` has a release already"),
     })
-}
-
-/// Does `work` even if nobody waits for it any more.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work).await.map_err(|error| Error::Internal(error.into()))?
 }

@@ -16,10 +16,10 @@ use super::{
     id::{AssetId, ReleaseId},
     name::{Repository, asset_name},
     record::{Asset, Record, now, token},
-    to_its_end,
 };
 use crate::{
     audit::{self, Action, Actor},
+    detached::to_its_end,
     digest::Digest,
     error::{Breach, Error, Result},
     storage::{Content, Upload, repos::Key},

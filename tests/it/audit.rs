@@ -16,6 +16,9 @@ fn said(line: &Value) -> Value {
         "action",
         "outcome",
         "package.name",
+        "repository",
+        "release.tag",
+        "asset.name",
         "size_bytes",
         "sha256",
         "previous_sha256",
@@ -70,6 +73,47 @@ async fn every_change_has_its_line() {
             "caller": "auth_token", "client": "127.0.0.1", "request.id": "r4"
         })
     );
+}
+
+#[tokio::test]
+async fn so_has_every_change_of_a_release() {
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path());
+    let client = Client::new();
+    let releases = format!("{}/api/v3/repos/acme/app/releases", program.url);
+    let expected = |action: &str, id: &str, asset: Option<Value>| {
+        let mut line = json!({
+            "action": action, "outcome": "done", "repository": "acme/app", "release.tag": "v1",
+            "caller": "auth_token", "client": "127.0.0.1", "request.id": id
+        });
+        for (field, value) in asset.iter().filter_map(Value::as_object).flatten() {
+            line[field] = value.clone();
+        }
+        line
+    };
+    let abc = || Some(json!({"asset.name": "app.zip", "size_bytes": 3, "sha256": ABC}));
+
+    let draft = json!({"tag_name": "v1", "draft": true});
+    let create = client.post(&releases).json(&draft).bearer_auth(TOKEN).header("x-request-id", "r1");
+    let release: Value = create.send().await.unwrap().json().await.unwrap();
+    assert_eq!(said(&program.logged("audit")), expected("create", "r1", None));
+
+    let release = format!("{releases}/{}", release["id"]);
+    let upload = client.post(format!("{release}/assets?name=app.zip")).bearer_auth(TOKEN).body("abc");
+    let asset: Value = upload.header("x-request-id", "r2").send().await.unwrap().json().await.unwrap();
+    assert_eq!(said(&program.logged("audit")), expected("publish", "r2", abc()));
+
+    let asset = format!("{releases}/assets/{}", asset["id"]);
+    let changes = [
+        (client.patch(&asset).json(&json!({"label": "The app"})), 200, "change", abc()),
+        (client.patch(&release).json(&json!({"draft": false})), 200, "publish", None),
+        (client.delete(&asset), 204, "delete", abc()),
+        (client.delete(&release), 204, "delete", None),
+    ];
+    for (request, status, action, asset) in changes {
+        assert_eq!(send(request.bearer_auth(TOKEN), "r3").await, status);
+        assert_eq!(said(&program.logged("audit")), expected(action, "r3", asset));
+    }
 }
 
 #[tokio::test]
