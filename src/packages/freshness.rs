@@ -1,0 +1,279 @@
+//! When the last listing still holds, and when the store is listed again.
+//!
+//! - One look at the store is under way at a time; who asks meanwhile shares the next one ([`Coalesced`]).
+//! - Where the store can tell that nothing changed, it is not listed: a directory tells by its
+//!   [generation](crate::storage::Storage::generation), a large bucket by its record of
+//!   [changes](crate::storage::Storage::changes).
+//! - If a new listing shows what the last one did, the last one is kept, and every answer made from it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use chrono::Utc;
+use futures_util::{StreamExt, future, stream};
+use object_store::{GetOptions, ObjectMeta};
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{
+    Inner, Listing,
+    listing::{SIDECAR_BYTES, SIDECAR_SUFFIX, assemble, publishes},
+};
+use crate::{
+    coalesce::Coalesced,
+    digest::Digest,
+    error::{Error, Result},
+    name::PackageName,
+    storage::{Found, Quiet},
+};
+
+/// How long a listing is taken to hold because the store says that nothing changed. Not for ever: what a store cannot see
+/// (see `storage/watch.rs`) shows after this, or after [`PROVED_TIMES`] as long as a listing takes.
+const PROVED: Duration = Duration::from_secs(1);
+const PROVED_TIMES: u32 = 20;
+
+/// From how many packages on a listing of a bucket is to be proved to hold rather than repeated.
+const MANY: usize = 500;
+
+/// What the last flight found, and what was made of it.
+pub(super) struct Last {
+    /// When a look at the store was begun that found it like this.
+    begun: Instant,
+    /// How long the listing took.
+    took: Duration,
+    /// When a listing was.
+    listed: Instant,
+    /// By what such a look can be less than a listing.
+    quiet: Option<Quiet>,
+    found: Found,
+    listing: Arc<Listing>,
+}
+
+impl Last {
+    /// Whether so little time has passed that only a change that the store sees can have made it wrong.
+    pub(super) fn is_young(&self) -> bool {
+        self.begun.elapsed() <= PROVED.max(self.took * PROVED_TIMES)
+    }
+
+    /// Whether a listing of a bucket is slow.
+    fn is_large(&self) -> bool {
+        self.found.objects.len() > MANY
+    }
+}
+
+impl Inner {
+    pub(super) fn last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last listing, if it was begun at most `age` ago and still holds.
+    pub(super) fn recent(&self, age: Duration) -> Option<Arc<Listing>> {
+        if age.is_zero() {
+            return None;
+        }
+        let last = self.last();
+        last.as_ref().filter(|last| last.begun.elapsed() <= age).map(|last| Arc::clone(&last.listing))
+    }
+
+    /// The last listing, if the store is known to be still as it shows.
+    pub(super) fn proved(&self) -> Option<Arc<Listing>> {
+        let now = self.storage.generation()?;
+        let last = self.last();
+        let holds = |last: &&Last| {
+            last.found.generation == Some(now) && last.is_young() && last.listing.holds_at(Utc::now())
+        };
+        last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
+    }
+
+    /// Size, ETag and time of a package, as they are now or later. Many who ask a bucket at once share an answer.
+    pub(super) async fn find(&self, name: &PackageName) -> Result<ObjectMeta> {
+        if !self.storage.is_bucket() {
+            return self.storage.find(name).await;
+        }
+        let look = || {
+            let (storage, name) = (self.storage.clone(), name.clone());
+            Coalesced::new(move || {
+                let (storage, name) = (storage.clone(), name.clone());
+                Box::pin(async move {
+                    match storage.find(&name).await {
+                        Ok(found) => Ok(Arc::new(Some(found))),
+                        Err(Error::NotFound(_)) => Ok(Arc::default()),
+                        Err(error) => Err(Arc::new(error)),
+                    }
+                })
+            })
+        };
+        let looks = self.looks.get_or_insert_with(name, || Ok::<_, Error>(look()))?;
+        let found = looks.answer().await?;
+        Option::clone(&found).ok_or_else(|| Error::NotFound(name.to_string()))
+    }
+
+    /// Takes no listing made so far for proved: the store does not look as it says.
+    pub(super) fn doubt(&self) {
+        if let Some(last) = self.last().as_mut() {
+            last.found.generation = None;
+        }
+    }
+
+    /// Finds out what is in the store, by a look at who is writing if that is enough.
+    pub(super) async fn fly(self: &Arc<Self>) -> Result<Arc<Listing>> {
+        let begun = Instant::now();
+        let mut quiet = None;
+        if let Some(changes) = self.storage.changes().filter(|_| self.has_use_for_changes()) {
+            let look = changes.look().await?;
+            if let Some(listing) = look.quiet.as_ref().and_then(|quiet| self.still(quiet, begun)) {
+                self.proofs.fetch_add(1, Ordering::Relaxed);
+                return Ok(listing);
+            }
+            self.tend(look.absent);
+            quiet = look.quiet;
+        }
+        // What it would find is found here, by somebody who waits for it.
+        if let Some(renewal) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            renewal.abort();
+        }
+        self.look(quiet).await
+    }
+
+    /// Whether a listing is slow, or may be.
+    fn has_use_for_changes(&self) -> bool {
+        !self.by_hand_max_age.is_zero() && self.last().as_ref().is_none_or(Last::is_large)
+    }
+
+    /// The last listing, if nobody has written since, and it is not too old to show what was done by hand. When half of
+    /// that time is over it is renewed in the background: nobody is to wait for it.
+    fn still(self: &Arc<Self>, quiet: &Quiet, begun: Instant) -> Option<Arc<Listing>> {
+        let mut last = self.last();
+        let last = last.as_mut().filter(|last| last.quiet.as_ref() == Some(quiet))?;
+        let age = last.listed.elapsed();
+        if age > self.by_hand_max_age || !last.listing.holds_at(Utc::now()) {
+            return None;
+        }
+        last.begun = begun;
+        if age > self.by_hand_max_age / 2 {
+            let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+            if renewal.as_ref().is_none_or(AbortHandle::is_finished) {
+                let (inner, quiet) = (Arc::clone(self), quiet.clone());
+                let renewed = tokio::spawn(async move {
+                    if let Err(error) = inner.look(Some(quiet)).await {
+                        tracing::debug!(event = "listing", error = error.with_causes(), "not renewed");
+                    }
+                });
+                *renewal = Some(renewed.abort_handle());
+            }
+        }
+        Some(Arc::clone(&last.listing))
+    }
+
+    /// Keeps the record of changes fit to prove something: nobody waits for it.
+    fn tend(self: &Arc<Self>, absent: bool) {
+        let many = self.last().as_ref().is_some_and(Last::is_large);
+        let Some(changes) = self.storage.changes().filter(|_| many && !self.read_only).cloned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let tended = if absent { changes.keep().await } else { changes.tidy().await };
+            if let Err(error) = tended {
+                tracing::debug!(event = "listing", error = error.with_causes(), "listings are not proved");
+            }
+        });
+    }
+
+    /// Lists the store; if nothing changed, the last listing and every answer made from it are kept. `quiet` is what the
+    /// look before this said.
+    async fn look(&self, quiet: Option<Quiet>) -> Result<Arc<Listing>> {
+        let (begun, now) = (Instant::now(), Utc::now());
+        let found = self.storage.list().await?;
+        let took = begun.elapsed();
+        let unannounced = {
+            let mut last = self.last();
+            match last.as_mut() {
+                // Another one was faster.
+                Some(last) if last.listed > begun => return Ok(Arc::clone(&last.listing)),
+                Some(last) if last.found.shows_the_same(&found) && last.listing.holds_at(now) => {
+                    (last.begun, last.listed, last.took) = (begun, begun, took);
+                    (last.quiet, last.found.generation) = (quiet, found.generation);
+                    return Ok(Arc::clone(&last.listing));
+                }
+                Some(last) => quiet.is_some() && last.quiet == quiet && publishes(&last.found, &found),
+                None => false,
+            }
+        };
+        let quiet = quiet.filter(|_| !unannounced);
+        if unannounced {
+            self.distrust();
+        }
+        let sidecars = self.read_sidecars(&found).await;
+        let listing = Arc::new(assemble(&found, &sidecars, &self.policy, now));
+        if listing.all.iter().any(|package| package.sha256.is_none()) {
+            self.unhashed.notify_one();
+        }
+        let mut last = self.last();
+        let skipped = found.skipped;
+        if skipped > 0 && last.as_ref().is_none_or(|last| last.found.skipped != skipped) {
+            tracing::warn!(
+                event = "listing",
+                skipped,
+                "entries of the storage that cannot be packages are left out: links, pipes, unreadable ones, or \
+                 names with control characters"
+            );
+        }
+        if last.as_ref().is_none_or(|last| last.listed <= begun) {
+            *last = Some(Last { begun, listed: begun, took, quiet, found, listing: Arc::clone(&listing) });
+        }
+        Ok(listing)
+    }
+
+    /// A server writes that announces nothing, or whose clock stood still.
+    fn distrust(&self) {
+        tracing::warn!(
+            event = "listing",
+            "a package was published by a server that does not announce it, such as one of an older version; until \
+             there is none, what it publishes may be listed late"
+        );
+        if let Some(changes) = self.storage.changes().filter(|_| !self.read_only).cloned() {
+            tokio::spawn(async move {
+                if let Err(error) = changes.distrust().await {
+                    tracing::warn!(
+                        event = "listing",
+                        error = error.with_causes(),
+                        "it is believed all the same"
+                    );
+                }
+            });
+        }
+    }
+
+    /// What the files that may be sidecars say.
+    async fn read_sidecars(&self, found: &Found) -> HashMap<PackageName, Digest> {
+        let candidates: Vec<ObjectMeta> = found
+            .objects
+            .iter()
+            .filter(|object| {
+                object.size == SIDECAR_BYTES && object.location.as_ref().ends_with(SIDECAR_SUFFIX)
+            })
+            .cloned()
+            .collect();
+        let read = stream::iter(candidates).map(|object| self.read_sidecar(object)).buffer_unordered(16);
+        read.filter_map(future::ready).collect().await
+    }
+
+    /// The digest in a file, if it is one and nothing else; read once for as long as the file does not change.
+    async fn read_sidecar(&self, object: ObjectMeta) -> Option<(PackageName, Digest)> {
+        let name = PackageName::existing(object.location.as_ref())?;
+        let key = (name.clone(), object.e_tag.unwrap_or_default());
+        let digest = if let Some(known) = self.sidecars.get(&key) {
+            known
+        } else {
+            let options = GetOptions::new().with_if_match(Some(key.1.clone()));
+            // Unreadable or just replaced: no sidecar this time, and nothing remembered.
+            let bytes = self.storage.open(&name, options).await.ok()?.bytes().await.ok()?;
+            let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok());
+            self.sidecars.insert(key, digest);
+            digest
+        };
+        digest.map(|digest| (name, digest))
+    }
+}

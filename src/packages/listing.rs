@@ -1,0 +1,254 @@
+//! What was found in the store, put together to a listing. Pure: no store, no clock.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use object_store::ObjectMeta;
+
+use crate::{
+    digest::Digest,
+    marker::{Marker, Source, name_hash},
+    name::PackageName,
+    rendered::Rendered,
+    retention::{Candidate, Decision, Origin, Policy, decide},
+    storage::Found,
+};
+
+/// The file that the Python server wrote beside each upload: 64 hex digits, no newline.
+pub(super) const SIDECAR_SUFFIX: &str = ".sha256";
+pub(super) const SIDECAR_BYTES: u64 = 64;
+
+/// A package, as a listing or an upload found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Under which it is downloaded.
+    pub name: PackageName,
+    /// In bytes.
+    pub size: u64,
+    /// Strong, with its quotes.
+    pub etag: String,
+    /// When its bytes were last written.
+    pub modified: DateTime<Utc>,
+    /// When it was published; for what was copied in by hand, when it was last modified.
+    pub created_at: DateTime<Utc>,
+    /// `None` until the background hasher has seen it.
+    pub sha256: Option<Digest>,
+    /// `None` while there is no marker, and no sidecar either.
+    pub source: Option<Source>,
+    /// Whether it has a marker.
+    pub marked: bool,
+}
+
+impl Package {
+    /// The marker it was listed with; none for a package of the Python server, whose sidecar took its place.
+    pub(super) fn marker(&self) -> Option<Marker> {
+        if !self.marked {
+            return None;
+        }
+        let (name, sha256, source) = (self.name.as_str(), self.sha256?, self.source?);
+        Some(Marker::new(name, &self.etag, self.size, sha256, source, self.created_at))
+    }
+}
+
+impl From<&Package> for Candidate {
+    fn from(package: &Package) -> Self {
+        Self {
+            name: package.name.to_string(),
+            size: package.size,
+            time: package.created_at,
+            origin: match package.source {
+                Some(Source::Published) => Origin::Published,
+                Some(Source::Found) => Origin::Found,
+                None => Origin::Unmarked,
+            },
+        }
+    }
+}
+
+/// All packages at one moment.
+#[derive(Debug)]
+pub struct Listing {
+    /// Newest first, then by name; those beyond what retention keeps too.
+    pub(super) all: Vec<Package>,
+    /// For each of `all`: whether retention lets it be seen.
+    pub(super) listed: Vec<bool>,
+    by_name: HashMap<PackageName, usize>,
+    /// The Python server's digest file of a package.
+    pub(super) sidecars: HashMap<PackageName, ObjectMeta>,
+    /// The markers' names.
+    markers: Vec<String>,
+    /// Whether a package that is there may be missing.
+    pub(super) whole: bool,
+    /// The latest time in any marker.
+    pub(super) newest: Option<DateTime<Utc>>,
+    /// From when on retention may judge otherwise, though nothing in the store changed.
+    expires: Option<DateTime<Utc>>,
+    /// Answers made from this listing.
+    pub(crate) rendered: Rendered,
+}
+
+impl Listing {
+    /// The packages that are listed, newest first.
+    pub fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.all.iter().zip(&self.listed).filter(|(_, listed)| **listed).map(|(package, _)| package)
+    }
+
+    /// Every package, newest first; those that retention hides until they are removed too.
+    pub fn all(&self) -> &[Package] {
+        &self.all
+    }
+
+    /// Every package, as retention judges it, in the same order.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.all.iter().map(Candidate::from).collect()
+    }
+
+    /// The package of this name, listed or not.
+    pub fn find(&self, name: &PackageName) -> Option<&Package> {
+        self.by_name.get(name).map(|&index| &self.all[index])
+    }
+
+    /// Markers that describe nothing any more: no package has the name, or the package has a marker of its own.
+    ///
+    /// None of a listing that is not whole: it cannot tell what is gone from what it could not see.
+    pub fn stale_markers(&self) -> Vec<&str> {
+        if !self.whole {
+            return Vec::new();
+        }
+        let live: HashMap<String, &Package> =
+            self.all.iter().map(|package| (name_hash(package.name.as_str()), package)).collect();
+        let stale = |name: &&String| match Marker::parse(name) {
+            // Not ours to judge.
+            None => false,
+            Some(marker) => match live.get(&marker.name_hash) {
+                None => true,
+                // A package that waits for the hasher may get its publish time from an older marker.
+                Some(package) => package.source.is_some() && !marker.describes(&package.etag, package.size),
+            },
+        };
+        self.markers.iter().filter(stale).map(String::as_str).collect()
+    }
+
+    /// Whether retention judges at this time as it did, if nothing in the store changed.
+    pub(super) fn holds_at(&self, now: DateTime<Utc>) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// When a package with these bytes was last published under this name, by any marker.
+    pub(super) fn published(&self, name: &PackageName, size: u64, sha256: Digest) -> Option<DateTime<Utc>> {
+        let hash = name_hash(name.as_str());
+        self.markers
+            .iter()
+            .filter(|marker| marker.starts_with(&hash))
+            .filter_map(|marker| Marker::parse(marker))
+            .filter(|marker| {
+                marker.source == Source::Published && marker.size == size && marker.sha256 == sha256
+            })
+            .map(|marker| marker.time)
+            .max()
+    }
+}
+
+/// Whether something was published in between that is still there.
+pub(super) fn publishes(before: &Found, after: &Found) -> bool {
+    let known: HashSet<&str> = before.markers.iter().map(String::as_str).collect();
+    let new = after.markers.iter().filter(|marker| !known.contains(marker.as_str()));
+    let published =
+        |marker: &String| Marker::parse(marker).is_some_and(|marker| marker.source == Source::Published);
+    new.into_iter().any(published)
+}
+
+/// Makes a listing of what was found, newest first, as `policy` judges it at `now`. Pure.
+///
+/// `digests`: what the files that may be sidecars say, by the names of those files.
+#[expect(clippy::implicit_hasher, reason = "there is one caller, with the usual one")]
+pub fn assemble(
+    found: &Found,
+    digests: &HashMap<PackageName, Digest>,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Listing {
+    let mut markers: HashMap<String, Vec<Marker>> = HashMap::new();
+    let mut newest = None;
+    for marker in found.markers.iter().filter_map(|name| Marker::parse(name)) {
+        newest = newest.max(Some(marker.time));
+        markers.entry(marker.name_hash.clone()).or_default().push(marker);
+    }
+    let marker_of = |name: &PackageName, object: &ObjectMeta| {
+        let etag = object.e_tag.as_deref().unwrap_or_default();
+        let of_name = markers.get(&name_hash(name.as_str()))?.iter();
+        let matching = of_name.filter(|marker| marker.describes(etag, object.size));
+        matching.max_by_key(|marker| marker.rank())
+    };
+    let objects: HashMap<PackageName, (&ObjectMeta, Option<&Marker>)> = found
+        .objects
+        .iter()
+        .filter_map(|object| {
+            let name = PackageName::existing(object.location.as_ref())?;
+            let marker = marker_of(&name, object);
+            Some((name, (object, marker)))
+        })
+        .collect();
+    let published = |name: &PackageName| {
+        objects
+            .get(name)
+            .and_then(|(_, marker)| *marker)
+            .is_some_and(|marker| marker.source == Source::Published)
+    };
+
+    // A sidecar lies beside a package of the Python server; what was uploaded here is never one, and has none.
+    let mut sidecars = HashMap::new();
+    for file in digests.keys().filter(|file| !published(file)) {
+        let sibling = file.as_str().strip_suffix(SIDECAR_SUFFIX).and_then(PackageName::existing);
+        if let Some(sibling) = sibling.filter(|sibling| objects.contains_key(sibling) && !published(sibling))
+        {
+            sidecars.insert(sibling, objects[file].0.clone());
+        }
+    }
+    let is_sidecar = |name: &PackageName| {
+        name.as_str()
+            .strip_suffix(SIDECAR_SUFFIX)
+            .and_then(|sibling| sidecars.get(sibling))
+            .is_some_and(|sidecar| sidecar.location.as_ref() == name.as_str())
+    };
+
+    let mut all: Vec<Package> = objects
+        .iter()
+        .filter(|(name, _)| !is_sidecar(name))
+        .map(|(name, (object, marker))| {
+            let sidecar = sidecars
+                .get(name)
+                .filter(|sidecar| marker.is_none() && sidecar.last_modified >= object.last_modified)
+                .and_then(|sidecar| digests.get(sidecar.location.as_ref()));
+            Package {
+                name: name.clone(),
+                size: object.size,
+                etag: object.e_tag.clone().unwrap_or_default(),
+                modified: object.last_modified,
+                created_at: marker.map_or(object.last_modified, |marker| marker.time),
+                sha256: marker.map(|marker| marker.sha256).or(sidecar.copied()),
+                source: marker.map(|marker| marker.source).or(sidecar.map(|_| Source::Published)),
+                marked: marker.is_some(),
+            }
+        })
+        .collect();
+    all.sort_unstable_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
+
+    let candidates: Vec<Candidate> = all.iter().map(Candidate::from).collect();
+    let listed = decide(&candidates, policy, now).iter().map(Decision::listed).collect();
+    let expires = policy
+        .max_age
+        .and_then(|age| chrono::Duration::from_std(age).ok())
+        .and_then(|age| all.iter().map(|package| package.created_at + age).filter(|&end| end > now).min());
+    Listing {
+        by_name: all.iter().enumerate().map(|(index, package)| (package.name.clone(), index)).collect(),
+        all,
+        listed,
+        sidecars,
+        markers: found.markers.clone(),
+        whole: found.whole,
+        newest,
+        expires,
+        rendered: Default::default(),
+    }
+}
