@@ -236,10 +236,11 @@ pub fn assemble(
 
     let candidates: Vec<Candidate> = all.iter().map(Candidate::from).collect();
     let listed = decide(&candidates, policy, now).iter().map(Decision::listed).collect();
-    let expires = policy
-        .max_age
-        .and_then(|age| chrono::Duration::from_std(age).ok())
-        .and_then(|age| all.iter().map(|package| package.created_at + age).filter(|&end| end > now).min());
+    let expires = policy.max_age.and_then(|age| chrono::Duration::from_std(age).ok()).and_then(|age| {
+        // An age beyond the calendar's end is one that no package reaches.
+        let ends = all.iter().filter_map(|package| package.created_at.checked_add_signed(age));
+        ends.filter(|&end| end > now).min()
+    });
     Listing {
         by_name: all.iter().enumerate().map(|(index, package)| (package.name.clone(), index)).collect(),
         all,
@@ -250,5 +251,31 @@ pub fn assemble(
         newest,
         expires,
         rendered: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn packages_may_be_kept_for_longer_than_the_calendar_goes() {
+        let now: DateTime<Utc> = "2026-09-12T14:03:11Z".parse().unwrap();
+        let object = ObjectMeta {
+            location: "app.zip".into(),
+            last_modified: now,
+            size: 3,
+            e_tag: Some("\"1\"".to_owned()),
+            version: None,
+        };
+        let found =
+            Found { objects: vec![object], markers: Vec::new(), skipped: 0, whole: true, generation: None };
+        let ages = Duration::from_hours(24 * 366 * 1_000_000);
+        let policy = Policy { max_age: Some(ages), ..Policy::default() };
+        let listing = assemble(&found, &HashMap::new(), &policy, now);
+        assert_eq!(listing.packages().count(), 1);
+        assert!(listing.holds_at(now));
     }
 }
