@@ -9,6 +9,8 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/say.sh
+source tests/say.sh
 
 WRITERS=4
 ROUNDS=50
@@ -188,20 +190,6 @@ finish() {
     compose down --volumes --timeout 40 || true
     rm -rf "$WORK"
     exit "$status"
-}
-
-step() {
-    printf '\n--- %s (%d s)\n' "$*" "$SECONDS"
-}
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-skip() {
-    echo "SKIPPED: $*"
-    exit 75
 }
 
 main "$@"

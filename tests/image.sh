@@ -7,6 +7,8 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/say.sh
+source tests/say.sh
 
 CONTAINER="release-server-image-test-$$"
 AUTH_TOKEN="only-for-this-run"
@@ -151,16 +153,6 @@ finish() {
     docker rm --force --volumes "$CONTAINER" >/dev/null 2>&1 || true
     rm -rf "$WORK"
     exit "$status"
-}
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-skip() {
-    echo "SKIPPED: $*"
-    exit 75
 }
 
 main "$@"

@@ -9,6 +9,8 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/say.sh
+source tests/say.sh
 
 SECONDS_OF_LOAD=${SECONDS_OF_LOAD:-30}
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/release-server-ci"
@@ -165,20 +167,6 @@ finish() {
     ((${#PIDS[@]} == 0)) || wait "${PIDS[@]}" 2>/dev/null || true
     rm -rf "$WORK"
     exit "$status"
-}
-
-step() {
-    printf '\n--- %s (%d s)\n' "$*" "$SECONDS"
-}
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-skip() {
-    echo "SKIPPED: $*"
-    exit 75
 }
 
 main "$@"
