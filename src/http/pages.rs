@@ -113,24 +113,42 @@ impl fmt::Display for Size {
     }
 }
 
+/// What `layout.html` puts around every page.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    /// Leads to the server's own root: relative, and empty or ending in a slash.
+    root: &'a str,
+    /// `page` or `docs`: the style sheet and the script below `static/`.
+    files: &'static str,
+    css: &'static str,
+    js: &'static str,
+    icon: &'static str,
+}
+
+impl<'a> Frame<'a> {
+    fn page(root: &'a str) -> Self {
+        Self { root, files: "page", css: &PAGE_CSS.version, js: &PAGE_JS.version, icon: ICON }
+    }
+
+    fn docs() -> Self {
+        Self { root: "", files: "docs", css: &DOCS_CSS.version, js: &DOCS_JS.version, icon: ICON }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "packages.html", config = "src/http/pages/askama.toml")]
 struct PackagesPage<'a> {
+    frame: Frame<'static>,
     rows: &'a [Row<'a>],
     count: String,
     total: Size,
     upload: String,
-    icon: &'static str,
-    css: &'static str,
-    js: &'static str,
 }
 
 #[derive(Template)]
 #[template(path = "docs.html", config = "src/http/pages/askama.toml")]
 struct DocsPage {
-    icon: &'static str,
-    css: &'static str,
-    js: &'static str,
+    frame: Frame<'static>,
 }
 
 /// The list of packages as HTML; the rows newest first. `base_url` is where the server is reached, with its path prefix.
@@ -138,6 +156,7 @@ pub(super) fn packages_page(rows: &[Row<'_>], base_url: &str) -> Result<String, 
     // To a URL that ends in a slash, curl appends the file's name.
     let assets = format!("{}/assets/", base_url.trim_end_matches('/'));
     PackagesPage {
+        frame: Frame::page(""),
         rows,
         count: counted(rows.len() as u64, "package"),
         total: Size(rows.iter().fold(0, |sum, row| sum.saturating_add(row.size))),
@@ -145,9 +164,6 @@ pub(super) fn packages_page(rows: &[Row<'_>], base_url: &str) -> Result<String, 
             "curl --fail-with-body -T app-1.0.0.tar.gz -H \"Authorization: Bearer $AUTH_TOKEN\" {}",
             quoted(&assets)
         ),
-        icon: ICON,
-        css: &PAGE_CSS.version,
-        js: &PAGE_JS.version,
     }
     .render()
 }
@@ -198,10 +214,8 @@ static PAGE_CSS: LazyLock<Asset> = LazyLock::new(|| {
 });
 static PAGE_JS: LazyLock<Asset> = LazyLock::new(|| Asset::new(JS, include_str!("pages/page.js")));
 
-static DOCS: LazyLock<Asset> = LazyLock::new(|| {
-    let page = DocsPage { icon: ICON, css: &DOCS_CSS.version, js: &DOCS_JS.version };
-    Asset::new(HTML, page.render().unwrap_or_default())
-});
+static DOCS: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new(HTML, DocsPage { frame: Frame::docs() }.render().unwrap_or_default()));
 static DOCS_CSS: LazyLock<Asset> = LazyLock::new(|| {
     let ours = concat!(include_str!("pages/base.css"), include_str!("pages/docs.css"));
     Asset::new(CSS, swagger_ui("style") + ours)

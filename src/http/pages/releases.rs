@@ -3,7 +3,7 @@
 use askama::Template;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{ICON, PAGE_CSS, PAGE_JS, Row, Size, counted, markdown::markdown, misleading, quoted};
+use super::{Frame, Row, Size, counted, markdown::markdown, misleading, quoted};
 
 /// A release as the pages show it.
 #[derive(Debug, Clone)]
@@ -100,28 +100,22 @@ fn shown(text: &str) -> String {
 #[derive(Template)]
 #[template(path = "releases.html", config = "src/http/pages/askama.toml")]
 struct ReleasesPage<'a> {
+    frame: Frame<'a>,
     repository: &'a str,
-    root: &'a str,
     count: String,
     releases: &'a [Release<'a>],
     newer: Option<String>,
     older: Option<String>,
-    icon: &'static str,
-    css: &'static str,
-    js: &'static str,
 }
 
 #[derive(Template)]
 #[template(path = "release.html", config = "src/http/pages/askama.toml")]
 struct ReleasePage<'a> {
+    frame: Frame<'a>,
     repository: &'a str,
     /// The page of all of them.
     releases: String,
-    root: &'a str,
     release: &'a Release<'a>,
-    icon: &'static str,
-    css: &'static str,
-    js: &'static str,
 }
 
 /// A page of a repository's releases, newest first. `root` leads to the server's own root, relative, and ends in a slash.
@@ -134,15 +128,12 @@ pub(in crate::http) fn releases_page(
     pages: usize,
 ) -> Result<String, askama::Error> {
     ReleasesPage {
+        frame: Frame::page(root),
         repository,
-        root,
         count: counted(count as u64, "release"),
         releases,
         newer: (page > 1).then(|| format!("?page={}", (page - 1).min(pages))),
         older: (page < pages).then(|| format!("?page={}", page + 1)),
-        icon: ICON,
-        css: &PAGE_CSS.version,
-        js: &PAGE_JS.version,
     }
     .render()
 }
@@ -154,13 +145,10 @@ pub(in crate::http) fn release_page(
     release: &Release<'_>,
 ) -> Result<String, askama::Error> {
     ReleasePage {
+        frame: Frame::page(root),
         repository,
         releases: format!("{root}{repository}/releases"),
-        root,
         release,
-        icon: ICON,
-        css: &PAGE_CSS.version,
-        js: &PAGE_JS.version,
     }
     .render()
 }
