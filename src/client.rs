@@ -18,13 +18,13 @@ use std::{
     collections::HashSet,
     fmt, fs,
     io::{self, BufWriter, Read, Write},
+    mem,
     path::{Component, Path, PathBuf},
     pin::pin,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -37,12 +37,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, RequestBuilder, Response, redirect::Policy};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 use url::{Host, Url};
 
-use crate::config::Secret;
+use crate::{
+    config::Secret,
+    digest::{Digest, Hasher},
+};
 
 /// The variable the token is read from. There is no option for the token itself: every user of a machine can read the
 /// command lines of all processes.
@@ -71,9 +73,6 @@ const LONGEST_ERROR: usize = 64 * 1024;
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A SHA-256.
-type Digest = [u8; 32];
-
 /// A package as `GET /packages` describes it.
 #[derive(Debug, Clone, Deserialize)]
 struct Package {
@@ -87,7 +86,7 @@ struct Package {
 
 impl Package {
     fn digest(&self) -> Option<Digest> {
-        hex::decode(self.sha256.as_ref()?).ok()?.try_into().ok()
+        self.sha256.as_ref()?.parse().ok()
     }
 }
 
@@ -200,7 +199,7 @@ impl Client {
             .buffered(jobs.max(1));
         while let Some(upload) = uploads.next().await {
             bars.suspend(|| match upload {
-                Ok((digest, url)) => line(format_args!("{}  {}", hex::encode(digest), printable(&url))),
+                Ok((digest, url)) => line(format_args!("{digest}  {}", printable(&url))),
                 Err(error) => {
                     failed += 1;
                     note(format_args!("error: {}", Chain(&error)));
@@ -488,7 +487,7 @@ async fn send_once(
     let mut sending = pin!(
         request
             .header(CONTENT_LENGTH, size)
-            .header("repr-digest", format!("sha-256=:{}:", BASE64_STANDARD.encode(digest)))
+            .header("repr-digest", digest.to_repr_digest())
             .body(Body::wrap_stream(body))
             .send()
     );
@@ -577,7 +576,7 @@ struct Download<'a> {
     url: Url,
     bar: &'a ProgressBar,
     sink: Sink,
-    hasher: Sha256,
+    hasher: Hasher,
     /// Bytes written.
     have: u64,
     /// Bytes there will be, if the server says.
@@ -611,7 +610,7 @@ impl<'a> Download<'a> {
             url,
             bar,
             sink,
-            hasher: Sha256::new(),
+            hasher: Hasher::default(),
             have: 0,
             total: None,
             version: None,
@@ -645,7 +644,7 @@ impl<'a> Download<'a> {
         loop {
             let bar = self.bar;
             patiently(bar, async || self.fetch().await).await?;
-            let digest = Digest::from(self.hasher.finalize_reset());
+            let digest = mem::take(&mut self.hasher).finish();
             match self.digest {
                 Some(declared) if declared != digest => {
                     let again = self.taken_up;
@@ -733,7 +732,7 @@ impl<'a> Download<'a> {
                 ensure!(self.have == 0, "the rest of it does not fit what was already written");
             }
         }
-        (self.hasher, self.have, self.taken_up) = (Sha256::new(), 0, false);
+        (self.hasher, self.have, self.taken_up) = (Hasher::default(), 0, false);
         Ok(())
     }
 
@@ -864,13 +863,13 @@ fn hash_file(path: &Path, bar: &ProgressBar) -> Result<(Digest, u64)> {
     let metadata = file.metadata().context("cannot read the file")?;
     ensure!(metadata.is_file(), "this is not a regular file");
     bar.set_length(metadata.len());
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::default();
     let size = hash_into(&mut hasher, file, bar).context("cannot read the file")?;
     bar.set_length(size);
-    Ok((hasher.finalize().into(), size))
+    Ok((hasher.finish(), size))
 }
 
-fn hash_into(hasher: &mut Sha256, mut file: fs::File, bar: &ProgressBar) -> io::Result<u64> {
+fn hash_into(hasher: &mut Hasher, mut file: fs::File, bar: &ProgressBar) -> io::Result<u64> {
     let mut block = vec![0; BLOCK];
     let mut size = 0;
     loop {
@@ -887,12 +886,7 @@ fn hash_into(hasher: &mut Sha256, mut file: fs::File, bar: &ProgressBar) -> io::
 
 /// The SHA-256 in `Repr-Digest` (RFC 9530, section 3), which is that of the whole, in an answer with a range as well.
 fn declared_digest(headers: &HeaderMap) -> Option<Digest> {
-    let field = headers.get("repr-digest")?;
-    let digests = sfv::Parser::new(field.as_bytes()).parse::<sfv::Dictionary>().ok()?;
-    match digests.get("sha-256")? {
-        sfv::ListEntry::Item(item) => item.bare_item.as_byte_sequence()?.try_into().ok(),
-        sfv::ListEntry::InnerList(_) => None,
-    }
+    Digest::from_repr_digest(headers.get("repr-digest")?.to_str().ok()?).ok()?
 }
 
 /// What `Retry-After` asks for: seconds or a date (RFC 9110, section 10.2.3).
@@ -909,7 +903,7 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 fn table(packages: &[Package]) -> String {
     let mut lines = vec![format!("{:>10}  {:<16}  {:<12}  NAME", "SIZE", "CREATED (UTC)", "SHA-256")];
     lines.extend(packages.iter().map(|package| {
-        let digest = package.digest().map(|digest| hex::encode(&digest[..6]));
+        let digest = package.digest().map(|digest| digest.to_string()[..12].to_owned());
         format!(
             "{:>10}  {}  {:<12}  {}",
             ByteSize(package.size),
@@ -1039,7 +1033,7 @@ mod tests {
     fn the_declared_digest_is_a_whole_sha_256() {
         let abc = "sha-512=:AAAA:, sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
         let digest = declared_digest(&headers("repr-digest", abc)).unwrap();
-        assert_eq!(digest, <Digest>::from(Sha256::digest("abc")));
+        assert_eq!(digest, Digest::of(b"abc"));
         for other in ["sha-256=:AAAA:", "sha-256=abc", "sha-256", "sha-512=:AAAA:", "{"] {
             assert_eq!(declared_digest(&headers("repr-digest", other)), None, "{other}");
         }
