@@ -280,6 +280,26 @@ impl Bucket {
         }
     }
 
+    /// Writes in a mode. To overwrite is to replace what is there now, whatever that is: if it was replaced by another
+    /// writer meanwhile, the write looks again.
+    async fn write_as<W: Future<Output = Result<PutResult>>>(
+        &self,
+        mode: &PutMode,
+        location: &Path,
+        write: impl Fn(PutMode) -> W,
+    ) -> Result<PutResult> {
+        if !matches!(mode, PutMode::Overwrite) {
+            return write(mode.clone()).await;
+        }
+        let mut attempt = 1;
+        loop {
+            match write(self.replacing(location).await?).await {
+                Err(error) if refused(&error) && attempt < REPLACE_ATTEMPTS => attempt += 1,
+                written => return written,
+            }
+        }
+    }
+
     /// What the object must still be for a replacement: looked up now.
     async fn replacing(&self, location: &Path) -> Result<PutMode> {
         match self.0.control.head(location).await {
@@ -303,27 +323,13 @@ impl ObjectStore for Bucket {
         let token = Token::new();
         let mut attributes = opts.attributes;
         attributes.insert(TOKEN, token.0.clone().into());
-        let mut attempt = 1;
-        loop {
-            let mode = match &opts.mode {
-                PutMode::Overwrite => self.replacing(location).await?,
-                mode => mode.clone(),
-            };
-            match self.put_settled(location, &payload, &mode, &attributes, &token).await {
-                Err(error)
-                    if matches!(opts.mode, PutMode::Overwrite)
-                        && refused(&error)
-                        && attempt < REPLACE_ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-                Ok(mut put) => {
-                    put.extensions.insert(token);
-                    return Ok(put);
-                }
-            }
-        }
+        let write = |mode| {
+            let (payload, attributes, token) = (&payload, &attributes, &token);
+            async move { self.put_settled(location, payload, &mode, attributes, token).await }
+        };
+        let mut put = self.write_as(&opts.mode, location, write).await?;
+        put.extensions.insert(token);
+        Ok(put)
     }
 
     /// The mode of the completion is a [`PutMode`] in `opts.extensions`; [`PutMode::Overwrite`] without one.
@@ -500,24 +506,8 @@ impl MultipartUpload for BucketUpload {
             return Err(ended(&self.location));
         }
         let parts: Vec<PartId> = parts.into_iter().map(|(_, part)| part).collect();
-        let mut attempt = 1;
-        let completed = loop {
-            let mode = match &self.mode {
-                PutMode::Overwrite => self.bucket.replacing(&self.location).await?,
-                mode => mode.clone(),
-            };
-            match self.complete_if(&id, parts.clone(), mode).await {
-                Err(error)
-                    if matches!(self.mode, PutMode::Overwrite)
-                        && refused(&error)
-                        && attempt < REPLACE_ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
-                completed => break completed,
-            }
-        };
-        let mut put = completed?;
+        let complete = |mode| self.complete_if(&id, parts.clone(), mode);
+        let mut put = self.bucket.write_as(&self.mode, &self.location, complete).await?;
         // From here on there is nothing to abort.
         self.id = None;
         put.extensions.insert(self.token.clone());
