@@ -188,19 +188,19 @@ impl Packages {
     /// A package, ready to be read; `Error::Changed` if it was replaced while its digest was looked for.
     pub async fn open(&self, name: &PackageName) -> Result<Opened> {
         let proved = self.0.proved();
-        let (size, etag, modified, sha256) = match proved.as_ref().and_then(|listing| listing.find(name)) {
-            Some(package) => (package.size, package.etag.clone(), package.modified, package.sha256),
-            None => {
-                self.prove();
-                let ObjectMeta { size, e_tag, last_modified, .. } = self.0.find(name).await?;
-                let etag = e_tag.unwrap_or_default();
-                let sha256 = self.digest(name, &etag).await;
-                // Gone from the listing, not unhashed: its bytes may still be in the cache, but no longer its digest.
-                if sha256.is_none() && self.0.storage.find(name).await?.e_tag.as_ref() != Some(&etag) {
-                    return Err(Error::Changed(name.to_string()));
-                }
-                (size, etag, last_modified, sha256)
+        let known = proved.as_ref().and_then(|listing| listing.find(name));
+        let (size, etag, modified, sha256) = if let Some(package) = known {
+            (package.size, package.etag.clone(), package.modified, package.sha256)
+        } else {
+            self.prove();
+            let ObjectMeta { size, e_tag, last_modified, .. } = self.0.find(name).await?;
+            let etag = e_tag.unwrap_or_default();
+            let sha256 = self.digest(name, &etag).await;
+            // Gone from the listing, not unhashed: its bytes may still be in the cache, but no longer its digest.
+            if sha256.is_none() && self.0.storage.find(name).await?.e_tag.as_ref() != Some(&etag) {
+                return Err(Error::Changed(name.to_string()));
             }
+            (size, etag, last_modified, sha256)
         };
         Ok(Opened { inner: Arc::clone(&self.0), name: name.clone(), size, etag, modified, sha256 })
     }
