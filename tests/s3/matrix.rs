@@ -82,9 +82,22 @@ enum End {
     Silent(bool),
 }
 
-/// What goes wrong with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Trouble {
+/// Names all of them once: as an enum, as a list, and for use without its name.
+macro_rules! troubles {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What goes wrong with a request.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        enum Trouble {
+            $($(#[$doc])* $name,)*
+        }
+
+        use Trouble::{$($name),*};
+
+        const TROUBLES: &[Trouble] = &[$($name),*];
+    };
+}
+
+troubles! {
     /// The connection breaks before it is read.
     Dropped,
     /// The store is down when it comes, and back a second later.
@@ -121,35 +134,7 @@ enum Trouble {
     Rival,
 }
 
-use Trouble::{
-    Busy503, BusyAfter, Conflict409, CutReply, CutRequest, Dropped, Error500, FailedAfter, Inside200,
-    LateAfterRepeat, LateBeforeRepeat, Outage, Refused, Refused412, ReplyLost, Rival, StalledReply,
-    Swallowed, Withheld,
-};
-
 impl Trouble {
-    const ALL: [Self; 19] = [
-        Dropped,
-        Refused,
-        Swallowed,
-        CutRequest,
-        LateBeforeRepeat,
-        LateAfterRepeat,
-        Withheld,
-        ReplyLost,
-        FailedAfter,
-        BusyAfter,
-        CutReply,
-        StalledReply,
-        Error500,
-        Busy503,
-        Conflict409,
-        Refused412,
-        Inside200,
-        Outage,
-        Rival,
-    ];
-
     /// Whether it can befall a request like this.
     fn befalls(self, request: Request, flow: &Flow) -> bool {
         use Operation::{Complete, CreateUpload, Get, List, Put, PutPart};
@@ -704,7 +689,7 @@ fn work(engine: Engine, left: &Mutex<VecDeque<Job>>) -> Vec<Done> {
             let script = lane.script(flow).await;
             let mut figures = Figures::default();
             for (place, &request) in script.requests.iter().enumerate() {
-                let troubles = Trouble::ALL.into_iter().filter(|trouble| trouble.befalls(request, flow));
+                let troubles = TROUBLES.iter().copied().filter(|trouble| trouble.befalls(request, flow));
                 for (index, trouble) in troubles.enumerate() {
                     // Along a diagonal, so that neighbours have other troubles.
                     if (number(flow) + place * 5 + index) % PARTS < parts {

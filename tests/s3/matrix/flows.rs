@@ -81,422 +81,178 @@ impl Flow {
     }
 }
 
-/// A flow as most are.
-const PLAIN: Flow =
-    Flow { name: "", settings: &[], prepare: |_| async { Act::Sweep }.boxed(), nature: Nature::Changes };
-
+const DEFAULTS: &[(&str, &str)] = &[];
 const TWO_KEPT: &[(&str, &str)] = &[("MAX_PACKAGES", "1"), ("RETENTION__RELEASES", "1")];
 const UNCACHED: &[(&str, &str)] = &[("CACHE__TOTAL_BYTES", "0")];
 
+/// A row of the table below: its nature, name and settings, and how the store is prepared for it.
+macro_rules! flow {
+    ($nature:ident, $name:literal, $settings:expr, |$scene:pat_param| $prepare:expr) => {
+        Flow { name: $name, settings: $settings, prepare: |$scene| $prepare.boxed(), nature: Nature::$nature }
+    };
+}
+
 /// The slow ones first: they are taken in this order.
 pub(super) const FLOWS: &[Flow] = &[
-    Flow {
-        name: "upload, in parts",
-        prepare: |_| async { put("", LARGE, Some(409)) }.boxed(),
-        nature: Nature::Creates,
-        ..PLAIN
-    },
-    Flow {
-        name: "overwrite, in parts",
-        prepare: |scene| {
-            async move {
-                scene.package(APP, 1, SMALL).await;
-                put("?overwrite=true", LARGE, None)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "asset upload, in parts",
-        prepare: |scene| {
-            async move {
-                let draft = scene.draft("v1").await;
-                asset(&draft, "app.zip", LARGE)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow { name: "start", prepare: |_| async { Act::Start }.boxed(), ..PLAIN },
-    Flow {
-        name: "sweep of releases",
-        settings: TWO_KEPT,
-        prepare: |scene| {
-            async move {
-                for text in ["v1", "v2"] {
-                    let draft = scene.draft(text).await;
-                    scene.asset(&draft, "app.zip", 1).await;
-                    scene.publish(&draft).await;
-                }
-                Act::Sweep
-            }
-            .boxed()
-        },
-        nature: Nature::Sweeps,
-    },
-    Flow {
-        name: "cleaning up of releases",
-        prepare: |scene| {
-            async move {
-                let (kept, gone) = (scene.draft("v1").await, scene.draft("v2").await);
-                scene.asset(&kept, "app.zip", 1).await;
-                scene.asset(&kept, "old.zip", 2).await;
-                scene.asset(&gone, "app.zip", 3).await;
-                let kept = scene.publish(&kept).await;
-                let old = kept.asset("old.zip").unwrap().id;
-                scene.releases.delete_asset(&repository(), old, &me()).await.unwrap();
-                // What a crash would leave: the bytes are still there.
-                let bytes = scene.fake.contents();
-                scene.releases.delete(&repository(), gone.id, &me()).await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-                for (key, object) in bytes.into_iter().filter(|(key, _)| key.contains("/files/")) {
-                    scene.fake.put(&key, object.body);
-                    scene.fake.age(&key, TimeDelta::hours(25));
-                }
-                for key in scene.fake.keys("a/prefix/repos/acme/app/releases/") {
-                    super::age_record(scene.fake, &key);
-                }
-                Act::Sweep
-            }
-            .boxed()
-        },
-        nature: Nature::Sweeps,
-        ..PLAIN
-    },
-    Flow {
-        name: "sweep of packages",
-        settings: TWO_KEPT,
-        prepare: |scene| {
-            async move {
-                scene.package(APP, 1, SMALL).await;
-                scene.package("app-2.0.0.zip", 2, SMALL).await;
-                Act::Sweep
-            }
-            .boxed()
-        },
-        nature: Nature::Sweeps,
-    },
-    Flow {
-        name: "upload",
-        prepare: |_| async { put("", SMALL, Some(409)) }.boxed(),
-        nature: Nature::Creates,
-        ..PLAIN
-    },
-    Flow {
-        name: "upload, as a form",
-        prepare: |_| {
-            async {
-                let head = format!(
-                    "--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{APP}\"\r\n\r\n"
-                );
-                let body = [head.as_bytes(), &bytes(2, SMALL), b"\r\n--limit--\r\n"].concat();
-                let form = Ask::new(Method::POST, "/upload", body);
-                Act::Ask(form.with("content-type", "multipart/form-data; boundary=limit"), Some(409))
-            }
-            .boxed()
-        },
-        nature: Nature::Creates,
-        ..PLAIN
-    },
-    Flow {
-        name: "overwrite",
-        prepare: |scene| {
-            async move {
-                scene.package(APP, 1, SMALL).await;
-                put("?overwrite=true", SMALL, None)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "overwrite, of the same bytes",
-        prepare: |scene| {
-            async move {
-                scene.package(APP, 2, SMALL).await;
-                put("?overwrite=true", SMALL, None)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "delete",
-        prepare: |scene| {
-            async move {
-                scene.package(APP, 1, SMALL).await;
-                Act::Ask(Ask::new(Method::DELETE, format!("/assets/{APP}"), ""), Some(404))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "hasher",
-        prepare: |scene| {
-            async move {
-                scene.package("app-2.0.0.zip", 2, SMALL).await;
-                let key = format!("a/prefix/{APP}");
-                scene.fake.put(&key, bytes(1, SMALL));
-                scene.fake.age(&key, TimeDelta::hours(1));
-                Act::Hash
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "list",
-        prepare: |scene| scene.then_get("/packages").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "latest",
-        prepare: |scene| scene.then_get("/latest").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "readiness",
-        prepare: |scene| scene.then_get("/readyz").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "download",
-        settings: UNCACHED,
-        prepare: |scene| scene.then_get("/assets/app-1.0.0.zip").boxed(),
-        nature: Nature::Reads,
-    },
-    Flow {
-        name: "download, for the cache",
-        prepare: |scene| scene.then_get("/assets/app-1.0.0.zip").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "download of a range",
-        settings: UNCACHED,
-        prepare: |scene| {
-            async move {
-                match scene.then_get("/assets/app-1.0.0.zip").await {
-                    Act::Ask(ask, again) => Act::Ask(ask.with("range", "bytes=100-899"), again),
-                    act => act,
-                }
-            }
-            .boxed()
-        },
-        nature: Nature::Reads,
-    },
-    Flow {
-        name: "draft",
-        prepare: |_| {
-            async { Act::Ask(send("", Method::POST, &json!({"tag_name": "v1", "draft": true})), None) }
-                .boxed()
-        },
-        nature: Nature::Doubles,
-        ..PLAIN
-    },
-    Flow {
-        name: "release",
-        prepare: |scene| {
-            async move {
-                scene.release("v1").await;
-                Act::Ask(send("", Method::POST, &json!({"tag_name": "v2"})), Some(422))
-            }
-            .boxed()
-        },
-        nature: Nature::Doubles,
-        ..PLAIN
-    },
-    Flow {
-        name: "asset upload",
-        prepare: |scene| {
-            async move {
-                let draft = scene.draft("v1").await;
-                asset(&draft, "app.zip", SMALL)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "publish",
-        prepare: |scene| {
-            async move {
-                scene.release("v1").await;
-                let draft = scene.draft("v2").await;
-                scene.asset(&draft, "app.zip", 1).await;
-                patch(&draft, &json!({"draft": false}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "publish, at a tag that was another's",
-        prepare: |scene| {
-            async move {
-                let first = scene.release("v1").await;
-                let retag = Edit { tag: Some(tag("v0")), ..Edit::default() };
-                scene.releases.edit(&repository(), first.id, retag, &me()).await.unwrap();
-                let draft = scene.draft("v1").await;
-                patch(&draft, &json!({"draft": false}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "notes",
-        prepare: |scene| {
-            async move {
-                let release = scene.release("v1").await;
-                patch(&release, &json!({"body": "what is new"}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "re-tag",
-        prepare: |scene| {
-            async move {
-                let release = scene.release("v1").await;
-                patch(&release, &json!({"tag_name": "v2"}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "unpublish",
-        prepare: |scene| {
-            async move {
-                scene.release("v1").await;
-                let release = scene.release("v2").await;
-                patch(&release, &json!({"draft": true}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "make latest",
-        prepare: |scene| {
-            async move {
-                let release = scene.release("v1").await;
-                scene.release("v2").await;
-                patch(&release, &json!({"make_latest": "true"}))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "asset replacement",
-        prepare: |scene| {
-            async move {
-                let draft = scene.draft("v1").await;
-                scene.asset(&draft, "app.zip", 1).await;
-                scene.publish(&draft).await;
-                asset(&draft, "app.zip&overwrite=true", SMALL)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "asset rename",
-        prepare: |scene| {
-            async move {
-                let path = scene.published_asset().await;
-                Act::Ask(send(&path, Method::PATCH, &json!({"name": "other.zip"})), None)
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "asset delete",
-        prepare: |scene| {
-            async move {
-                let path = scene.published_asset().await;
-                Act::Ask(send(&path, Method::DELETE, &json!({})), Some(404))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "release delete",
-        prepare: |scene| {
-            async move {
-                let release = scene.release("v1").await;
-                scene.asset(&release, "app.zip", 1).await;
-                Act::Ask(send(&format!("/{}", release.id), Method::DELETE, &json!({})), Some(404))
-            }
-            .boxed()
-        },
-        ..PLAIN
-    },
-    Flow {
-        name: "releases",
-        prepare: |scene| scene.then_get_release("").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "latest release",
-        prepare: |scene| scene.then_get_release("/latest").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "release by tag",
-        prepare: |scene| scene.then_get_release("/tags/v1").boxed(),
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "asset download, for the cache",
-        prepare: |scene| {
-            async move {
-                scene.published_asset().await;
-                Act::Ask(Ask::get("/acme/app/releases/download/v1/app.zip"), None)
-            }
-            .boxed()
-        },
-        nature: Nature::Reads,
-        ..PLAIN
-    },
-    Flow {
-        name: "asset download",
-        settings: UNCACHED,
-        prepare: |scene| {
-            async move {
-                scene.published_asset().await;
-                Act::Ask(Ask::get("/acme/app/releases/download/v1/app.zip"), None)
-            }
-            .boxed()
-        },
-        nature: Nature::Reads,
-    },
-    Flow {
-        name: "asset download of a range",
-        settings: UNCACHED,
-        prepare: |scene| {
-            async move {
-                scene.published_asset().await;
-                let ask = Ask::get("/acme/app/releases/download/v1/app.zip");
-                Act::Ask(ask.with("range", "bytes=100-899"), None)
-            }
-            .boxed()
-        },
-        nature: Nature::Reads,
-    },
+    flow!(Creates, "upload, in parts", DEFAULTS, |_| async { put("", LARGE, Some(409)) }),
+    flow!(Changes, "overwrite, in parts", DEFAULTS, |scene| async move {
+        scene.package(APP, 1, SMALL).await;
+        put("?overwrite=true", LARGE, None)
+    }),
+    flow!(Changes, "asset upload, in parts", DEFAULTS, |scene| async move {
+        let draft = scene.draft("v1").await;
+        asset(&draft, "app.zip", LARGE)
+    }),
+    flow!(Changes, "start", DEFAULTS, |_| async { Act::Start }),
+    flow!(Sweeps, "sweep of releases", TWO_KEPT, |scene| async move {
+        for text in ["v1", "v2"] {
+            let draft = scene.draft(text).await;
+            scene.asset(&draft, "app.zip", 1).await;
+            scene.publish(&draft).await;
+        }
+        Act::Sweep
+    }),
+    flow!(Sweeps, "cleaning up of releases", DEFAULTS, |scene| async move {
+        let (kept, gone) = (scene.draft("v1").await, scene.draft("v2").await);
+        scene.asset(&kept, "app.zip", 1).await;
+        scene.asset(&kept, "old.zip", 2).await;
+        scene.asset(&gone, "app.zip", 3).await;
+        let kept = scene.publish(&kept).await;
+        let old = kept.asset("old.zip").unwrap().id;
+        scene.releases.delete_asset(&repository(), old, &me()).await.unwrap();
+        // What a crash would leave: the bytes are still there.
+        let bytes = scene.fake.contents();
+        scene.releases.delete(&repository(), gone.id, &me()).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        for (key, object) in bytes.into_iter().filter(|(key, _)| key.contains("/files/")) {
+            scene.fake.put(&key, object.body);
+            scene.fake.age(&key, TimeDelta::hours(25));
+        }
+        for key in scene.fake.keys("a/prefix/repos/acme/app/releases/") {
+            super::age_record(scene.fake, &key);
+        }
+        Act::Sweep
+    }),
+    flow!(Sweeps, "sweep of packages", TWO_KEPT, |scene| async move {
+        scene.package(APP, 1, SMALL).await;
+        scene.package("app-2.0.0.zip", 2, SMALL).await;
+        Act::Sweep
+    }),
+    flow!(Creates, "upload", DEFAULTS, |_| async { put("", SMALL, Some(409)) }),
+    flow!(Creates, "upload, as a form", DEFAULTS, |_| async {
+        let head =
+            format!("--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{APP}\"\r\n\r\n");
+        let body = [head.as_bytes(), &bytes(2, SMALL), b"\r\n--limit--\r\n"].concat();
+        let form = Ask::new(Method::POST, "/upload", body);
+        Act::Ask(form.with("content-type", "multipart/form-data; boundary=limit"), Some(409))
+    }),
+    flow!(Changes, "overwrite", DEFAULTS, |scene| async move {
+        scene.package(APP, 1, SMALL).await;
+        put("?overwrite=true", SMALL, None)
+    }),
+    flow!(Changes, "overwrite, of the same bytes", DEFAULTS, |scene| async move {
+        scene.package(APP, 2, SMALL).await;
+        put("?overwrite=true", SMALL, None)
+    }),
+    flow!(Changes, "delete", DEFAULTS, |scene| async move {
+        scene.package(APP, 1, SMALL).await;
+        Act::Ask(Ask::new(Method::DELETE, format!("/assets/{APP}"), ""), Some(404))
+    }),
+    flow!(Changes, "hasher", DEFAULTS, |scene| async move {
+        scene.package("app-2.0.0.zip", 2, SMALL).await;
+        let key = format!("a/prefix/{APP}");
+        scene.fake.put(&key, bytes(1, SMALL));
+        scene.fake.age(&key, TimeDelta::hours(1));
+        Act::Hash
+    }),
+    flow!(Reads, "list", DEFAULTS, |scene| scene.then_get("/packages")),
+    flow!(Reads, "latest", DEFAULTS, |scene| scene.then_get("/latest")),
+    flow!(Reads, "readiness", DEFAULTS, |scene| scene.then_get("/readyz")),
+    flow!(Reads, "download", UNCACHED, |scene| scene.then_get("/assets/app-1.0.0.zip")),
+    flow!(Reads, "download, for the cache", DEFAULTS, |scene| scene.then_get("/assets/app-1.0.0.zip")),
+    flow!(Reads, "download of a range", UNCACHED, |scene| async move {
+        match scene.then_get("/assets/app-1.0.0.zip").await {
+            Act::Ask(ask, again) => Act::Ask(ask.with("range", "bytes=100-899"), again),
+            act => act,
+        }
+    }),
+    flow!(Doubles, "draft", DEFAULTS, |_| async {
+        Act::Ask(send("", Method::POST, &json!({"tag_name": "v1", "draft": true})), None)
+    }),
+    flow!(Doubles, "release", DEFAULTS, |scene| async move {
+        scene.release("v1").await;
+        Act::Ask(send("", Method::POST, &json!({"tag_name": "v2"})), Some(422))
+    }),
+    flow!(Changes, "asset upload", DEFAULTS, |scene| async move {
+        let draft = scene.draft("v1").await;
+        asset(&draft, "app.zip", SMALL)
+    }),
+    flow!(Changes, "publish", DEFAULTS, |scene| async move {
+        scene.release("v1").await;
+        let draft = scene.draft("v2").await;
+        scene.asset(&draft, "app.zip", 1).await;
+        patch(&draft, &json!({"draft": false}))
+    }),
+    flow!(Changes, "publish, at a tag that was another's", DEFAULTS, |scene| async move {
+        let first = scene.release("v1").await;
+        let retag = Edit { tag: Some(tag("v0")), ..Edit::default() };
+        scene.releases.edit(&repository(), first.id, retag, &me()).await.unwrap();
+        let draft = scene.draft("v1").await;
+        patch(&draft, &json!({"draft": false}))
+    }),
+    flow!(Changes, "notes", DEFAULTS, |scene| async move {
+        let release = scene.release("v1").await;
+        patch(&release, &json!({"body": "what is new"}))
+    }),
+    flow!(Changes, "re-tag", DEFAULTS, |scene| async move {
+        let release = scene.release("v1").await;
+        patch(&release, &json!({"tag_name": "v2"}))
+    }),
+    flow!(Changes, "unpublish", DEFAULTS, |scene| async move {
+        scene.release("v1").await;
+        let release = scene.release("v2").await;
+        patch(&release, &json!({"draft": true}))
+    }),
+    flow!(Changes, "make latest", DEFAULTS, |scene| async move {
+        let release = scene.release("v1").await;
+        scene.release("v2").await;
+        patch(&release, &json!({"make_latest": "true"}))
+    }),
+    flow!(Changes, "asset replacement", DEFAULTS, |scene| async move {
+        let draft = scene.draft("v1").await;
+        scene.asset(&draft, "app.zip", 1).await;
+        scene.publish(&draft).await;
+        asset(&draft, "app.zip&overwrite=true", SMALL)
+    }),
+    flow!(Changes, "asset rename", DEFAULTS, |scene| async move {
+        let path = scene.published_asset().await;
+        Act::Ask(send(&path, Method::PATCH, &json!({"name": "other.zip"})), None)
+    }),
+    flow!(Changes, "asset delete", DEFAULTS, |scene| async move {
+        let path = scene.published_asset().await;
+        Act::Ask(send(&path, Method::DELETE, &json!({})), Some(404))
+    }),
+    flow!(Changes, "release delete", DEFAULTS, |scene| async move {
+        let release = scene.release("v1").await;
+        scene.asset(&release, "app.zip", 1).await;
+        Act::Ask(send(&format!("/{}", release.id), Method::DELETE, &json!({})), Some(404))
+    }),
+    flow!(Reads, "releases", DEFAULTS, |scene| scene.then_get_release("")),
+    flow!(Reads, "latest release", DEFAULTS, |scene| scene.then_get_release("/latest")),
+    flow!(Reads, "release by tag", DEFAULTS, |scene| scene.then_get_release("/tags/v1")),
+    flow!(Reads, "asset download, for the cache", DEFAULTS, |scene| async move {
+        scene.published_asset().await;
+        Act::Ask(Ask::get("/acme/app/releases/download/v1/app.zip"), None)
+    }),
+    flow!(Reads, "asset download", UNCACHED, |scene| async move {
+        scene.published_asset().await;
+        Act::Ask(Ask::get("/acme/app/releases/download/v1/app.zip"), None)
+    }),
+    flow!(Reads, "asset download of a range", UNCACHED, |scene| async move {
+        scene.published_asset().await;
+        let ask = Ask::get("/acme/app/releases/download/v1/app.zip");
+        Act::Ask(ask.with("range", "bytes=100-899"), None)
+    }),
 ];
 
 impl Scene<'_> {
