@@ -730,11 +730,10 @@ fn stream_of(found: GetResult, what: String) -> BoxStream<'static, Result<Bytes>
 
 /// Puts a store's error into the domain's words, naming what it was about.
 fn at(what: &str) -> impl FnOnce(object_store::Error) -> Error {
-    let what = what.to_owned();
     move |error| match error {
-        object_store::Error::NotFound { .. } => Error::NotFound(what),
-        object_store::Error::AlreadyExists { .. } => Error::AlreadyExists(what),
-        object_store::Error::Precondition { .. } => Error::Changed(what),
+        object_store::Error::NotFound { .. } => Error::NotFound(what.to_owned()),
+        object_store::Error::AlreadyExists { .. } => Error::AlreadyExists(what.to_owned()),
+        object_store::Error::Precondition { .. } => Error::Changed(what.to_owned()),
         error => Error::Unavailable(anyhow::Error::new(error).context(format!("storage: `{what}`"))),
     }
 }
