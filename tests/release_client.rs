@@ -99,6 +99,27 @@ fn a_release_is_published_listed_downloaded_and_deleted() {
 }
 
 #[test]
+fn a_list_has_more_releases_than_an_answer_of_the_server() {
+    let store = TempDir::new().unwrap();
+    let server = Server::start(store.path(), &[]);
+    let releases = server.url("/api/v3/repos/acme/app/releases");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = reqwest::Client::new();
+        for number in 0..101 {
+            let draft = serde_json::json!({"tag_name": format!("v{number}"), "draft": true});
+            let created = client.post(&releases).bearer_auth(TOKEN).json(&draft).send().await.unwrap();
+            assert_eq!(created.status(), 201);
+        }
+    });
+    let here = folder(&[]);
+    let json: Vec<serde_json::Value> =
+        serde_json::from_str(&run(&server, &here, &["list", "--json"]).well()).unwrap();
+    assert_eq!(json.len(), 101);
+    let table = run(&server, &here, &["list"]).well();
+    assert_eq!(table.lines().count(), 1 + 101);
+}
+
+#[test]
 fn an_upload_that_was_interrupted_is_repeated_and_ends_right() {
     let store = TempDir::new().unwrap();
     let names: Vec<String> = (0..5).map(|number| format!("{number}.bin")).collect();

@@ -4,7 +4,7 @@
 //! an asset that has the same bytes is a success, and a draft is published only when it has all of its files.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     ACCEPT, Chain, Client, Context, Deserialize, Destination, Digest, NOT_OURS, Path, PathBuf, ProgressBar,
@@ -137,7 +137,8 @@ impl Repository<'_> {
         if let Some(release) = self.get(&url).await? {
             return Ok(Some(release));
         }
-        Ok(self.releases().await?.into_iter().find(|release| release.draft && release.tag_name == tag))
+        let mut releases = self.releases::<Release>().await?.into_iter();
+        Ok(releases.find(|release| release.draft && release.tag_name == tag))
     }
 
     /// As [`Repository::find`], where it has to be there.
@@ -146,12 +147,12 @@ impl Repository<'_> {
         release.with_context(|| format!("`{}` has no release `{}`", self.name, printable(tag)))
     }
 
-    /// Newest first; none where there is no such repository.
-    async fn releases(&self) -> Result<Vec<Release>> {
+    /// All of them, newest first; none where there is no such repository.
+    async fn releases<T: for<'de> Deserialize<'de>>(&self) -> Result<Vec<T>> {
         let mut all = Vec::new();
         for page in 1.. {
             let url = self.url(&format!("/releases?per_page={PAGE}&page={page}"))?;
-            let releases: Vec<Release> = self.get(&url).await?.unwrap_or_default();
+            let releases: Vec<T> = self.get(&url).await?.unwrap_or_default();
             let last = releases.len() < PAGE;
             all.extend(releases);
             if last {
@@ -164,12 +165,15 @@ impl Repository<'_> {
     /// Prints the releases, newest first, or the assets of one.
     pub async fn list(&self, tag: Option<&str>, json: bool) -> Result<()> {
         if json {
-            let url = match tag {
-                Some(tag) => format!("/releases/{}", self.release(tag).await?.id),
-                None => format!("/releases?per_page={PAGE}"),
+            let shown = match tag {
+                Some(tag) => {
+                    let url = self.url(&format!("/releases/{}", self.release(tag).await?.id))?;
+                    let release: Option<Value> = self.get(&url).await?;
+                    release.with_context(|| format!("release `{}` was just deleted", printable(tag)))?
+                }
+                None => Value::Array(self.releases().await?),
             };
-            let shown: Option<serde_json::Value> = self.get(&self.url(&url)?).await?;
-            return line(format_args!("{:#}", shown.unwrap_or_else(|| json!([]))));
+            return line(format_args!("{shown:#}"));
         }
         let mut rows = Vec::new();
         if let Some(tag) = tag {
@@ -186,7 +190,7 @@ impl Repository<'_> {
             }));
         } else {
             rows.push(format!("{:>6}  {:<16}  {:<10}  TAG", "ASSETS", "CREATED (UTC)", "STATE"));
-            rows.extend(self.releases().await?.iter().map(|release| {
+            rows.extend(self.releases::<Release>().await?.iter().map(|release| {
                 let state = match (release.draft, release.prerelease) {
                     (true, _) => "draft",
                     (false, true) => "prerelease",
