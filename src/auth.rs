@@ -97,12 +97,12 @@ pub struct Caller {
 
 impl Caller {
     /// Somebody without a token, who may read what is public.
-    pub fn anonymous() -> Self {
+    fn anonymous() -> Self {
         Self { name: ANONYMOUS.to_owned(), scopes: BTreeSet::from([Scope::Read]), repositories: Vec::new() }
     }
 
     /// Refuses what `scope` allows to a caller who does not have it.
-    pub fn may(&self, scope: Scope) -> Result<(), Denied> {
+    fn may(&self, scope: Scope) -> Result<(), Denied> {
         if self.scopes.contains(&scope) {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl Caller {
 
     /// Refuses `repository` (`owner/repo`, in any case) to a caller who is limited to others; `None` are the flat
     /// packages.
-    pub fn may_touch(&self, repository: Option<&str>) -> Result<(), Denied> {
+    fn may_touch(&self, repository: Option<&str>) -> Result<(), Denied> {
         let within = repository.is_some_and(|repository| covered(&self.repositories, repository));
         if self.repositories.is_empty() || within {
             return Ok(());
@@ -165,6 +165,7 @@ pub struct Authenticator {
     private_repositories: Vec<String>,
     tokens: Vec<Token>,
     jwt: Option<jwt::Verifier>,
+    metrics: Metrics,
 }
 
 /// A token known by its digest, and who sends it.
@@ -212,7 +213,8 @@ impl Authenticator {
                 })
             })
             .collect::<anyhow::Result<_>>()?;
-        let this = Self { private_reads: config.private_reads, private_repositories, tokens, jwt };
+        let private_reads = config.private_reads;
+        let this = Self { private_reads, private_repositories, tokens, jwt, metrics: Metrics::default() };
         ensure!(
             this.has_credentials() || !this.private_reads,
             "`auth.private_reads` is on, but nobody has a token; set `auth_token`, `auth.tokens` or `auth.jwt`"
@@ -220,13 +222,17 @@ impl Authenticator {
         Ok(this)
     }
 
-    /// The same, counting how often it reads the issuer's keys.
+    /// The same, counting whom it refuses and how often it reads the issuer's keys.
     #[must_use]
     pub fn measured(self, metrics: Metrics) -> Self {
         if let Some(jwt) = &self.jwt {
             jwt.measured(metrics);
         }
-        self
+        Self { metrics, ..self }
+    }
+
+    fn counted<T>(&self, judged: Result<T, Denied>) -> Result<T, Denied> {
+        judged.inspect_err(|denied| self.metrics.refused(denied.into()))
     }
 
     /// Whether any token can be valid. If not, every write is refused, which is worth a warning at the start.
@@ -245,10 +251,11 @@ impl Authenticator {
         if scope == Scope::Read && !self.private_reads {
             return Ok(Caller::anonymous());
         }
-        let caller = self.authenticate(authorization).await?;
-        caller.may(scope)?;
-        caller.may_touch(None)?;
-        Ok(caller)
+        self.counted(self.identify(authorization).await.and_then(|caller| {
+            caller.may(scope)?;
+            caller.may_touch(None)?;
+            Ok(caller)
+        }))
     }
 
     /// Who is calling, if it may read `repository` (`owner/repo`, in any case).
@@ -257,9 +264,17 @@ impl Authenticator {
         authorization: Option<&HeaderValue>,
         repository: &str,
     ) -> Result<Visitor, Denied> {
+        self.counted(self.visitor(authorization, repository).await)
+    }
+
+    async fn visitor(
+        &self,
+        authorization: Option<&HeaderValue>,
+        repository: &str,
+    ) -> Result<Visitor, Denied> {
         let private = self.is_private(repository);
         let caller = match authorization {
-            Some(_) if self.has_credentials() => self.authenticate(authorization).await,
+            Some(_) if self.has_credentials() => self.identify(authorization).await,
             _ => Err(Denied::Missing),
         };
         let caller = caller.and_then(|caller| caller.may_touch(Some(repository)).map(|()| caller));
@@ -283,9 +298,20 @@ impl Authenticator {
         scope: Scope,
         repository: &str,
     ) -> Result<Caller, Denied> {
-        let caller = self.authenticate(authorization).await?;
+        self.counted(self.allowed_in(authorization, scope, repository).await)
+    }
+
+    async fn allowed_in(
+        &self,
+        authorization: Option<&HeaderValue>,
+        scope: Scope,
+        repository: &str,
+    ) -> Result<Caller, Denied> {
+        let caller = self.identify(authorization).await?;
         match caller.may_touch(Some(repository)).and_then(|()| caller.may(scope)) {
-            Err(_) if self.is_private(repository) && self.visit(authorization, repository).await.is_err() => {
+            Err(_)
+                if self.is_private(repository) && self.visitor(authorization, repository).await.is_err() =>
+            {
                 Err(Denied::Hidden)
             }
             Err(denied) => Err(denied),
@@ -294,12 +320,16 @@ impl Authenticator {
     }
 
     /// Whether a repository is hidden from strangers.
-    pub fn is_private(&self, repository: &str) -> bool {
+    fn is_private(&self, repository: &str) -> bool {
         covered(&self.private_repositories, repository)
     }
 
     /// Who is calling, whatever it wants to do.
     pub async fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Denied> {
+        self.counted(self.identify(authorization).await)
+    }
+
+    async fn identify(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Denied> {
         if !self.has_credentials() {
             return Err(Denied::Invalid(
                 "this server has no token yet, so nobody may do this; set `AUTH_TOKEN` on the server".into(),

@@ -43,7 +43,8 @@ impl FromRequestParts<App> for Reader {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        authorize(parts, app, Scope::Read).await.map(|_| Self)
+        app.auth.authorize(parts.headers.get(header::AUTHORIZATION), Scope::Read).await?;
+        Ok(Self)
     }
 }
 
@@ -63,42 +64,47 @@ impl FromRequestParts<App> for Deleter {
     }
 }
 
-async fn authorize(parts: &Parts, app: &App, scope: Scope) -> Result<Caller> {
-    let authorized = app.auth.authorize(parts.headers.get(header::AUTHORIZATION), scope).await;
-    Ok(authorized.inspect_err(|denied| app.packages.metrics().refused(denied.into()))?)
+/// Who wants to change a package, if that is allowed; who was refused is in the audit log.
+async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> Result<Actor> {
+    let authorized = app.auth.authorize(parts.headers.get(header::AUTHORIZATION), scope);
+    let (actor, allowed) = admit(parts, app, authorized).await;
+    if let Err(error) = &allowed {
+        let name = name_in(parts, app).await.ok();
+        audit::denied(&actor, action, name.as_deref(), error);
+    }
+    allowed.map(|()| actor)
 }
 
-/// Who wants to change something, if that is allowed; who was refused is in the audit log.
-async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> Result<Actor> {
+/// Who wants to change something, and whether it may: as `authorized` says, unless a page of another site asks.
+pub(super) async fn admit(
+    parts: &Parts,
+    app: &App,
+    authorized: impl Future<Output = Result<Caller, Denied>>,
+) -> (Actor, Result<()>) {
     let client = app.front.client_addr(&parts.headers, peer(&parts.extensions));
     let mut actor = Actor { caller: None, client: Some(client) };
-    let allowed = match same_site(&parts.headers) {
-        Ok(()) => authorize(parts, app, scope).await,
-        Err(error) => {
-            app.packages.metrics().refused(AuthFailure::CrossSite);
-            Err(error)
-        }
-    };
-    match allowed {
+    if let Err(error) = same_site(&parts.headers) {
+        app.packages.metrics().refused(AuthFailure::CrossSite);
+        return (actor, Err(error));
+    }
+    match authorized.await {
         Ok(caller) => {
             actor.caller = Some(caller.name);
-            Ok(actor)
+            (actor, Ok(()))
         }
-        Err(error) => {
-            let name = name_in(parts, app).await.ok();
-            audit::denied(&actor, action, name.as_deref(), &error);
-            Err(error)
-        }
+        Err(denied) => (actor, Err(denied.into())),
     }
 }
 
 /// Refuses a write that a page of another site makes a browser send: the browser may add a password it remembers.
 ///
 /// [Fetch Metadata](https://www.w3.org/TR/fetch-metadata/): every current browser says where a request comes from.
-pub(super) fn same_site(headers: &HeaderMap) -> Result<()> {
+fn same_site(headers: &HeaderMap) -> Result<()> {
     match headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(Denied::Forbidden("a page of another site may not change packages".into()).into()),
+        Some(_) => {
+            Err(Denied::Forbidden("a page of another site may not change anything here".into()).into())
+        }
     }
 }
 

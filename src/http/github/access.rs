@@ -20,10 +20,8 @@ use crate::{
     error::Error,
     http::{
         App,
-        base_url::peer,
-        extract::{self, document, same_site},
+        extract::{self, admit, document},
     },
-    metrics::AuthFailure,
     releases::{listing::Listing, name::Repository, record::Record},
 };
 
@@ -82,51 +80,29 @@ impl FromRequestParts<App> for Reading {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let repository = repository(parts, app).await?;
-        let visited = app.auth.visit(parts.headers.get(header::AUTHORIZATION), repository.key()).await;
-        let visitor = visited.inspect_err(|denied| app.packages.metrics().refused(denied.into()))?;
+        let visitor = app.auth.visit(parts.headers.get(header::AUTHORIZATION), repository.key()).await?;
         Ok(Self { repository, visitor })
     }
 }
 
-/// Who wants to change something, if that is allowed; who was refused is in the audit log.
-async fn authorize(
-    parts: &mut Parts,
-    app: &App,
-    scope: Scope,
-    action: Action,
-) -> Result<(Repository, Actor)> {
+/// Who wants to change something in a repository, if that is allowed; who was refused is in the audit log.
+async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> Result<(Repository, Actor)> {
     let repository = repository(parts, app).await?;
-    let client = app.front.client_addr(&parts.headers, peer(&parts.extensions));
-    let mut actor = Actor { caller: None, client: Some(client) };
-    let metrics = app.packages.metrics();
-    let allowed = match same_site(&parts.headers) {
-        Ok(()) => {
-            let authorization = parts.headers.get(header::AUTHORIZATION);
-            let allowed = app.auth.authorize_in(authorization, scope, repository.key()).await;
-            allowed.inspect_err(|denied| metrics.refused(denied.into())).map_err(Error::from)
-        }
-        Err(error) => {
-            metrics.refused(AuthFailure::CrossSite);
-            Err(error)
-        }
-    };
-    match allowed {
-        Ok(caller) => {
-            actor.caller = Some(caller.name);
-            Ok((repository, actor))
-        }
-        Err(error) => {
-            audit::denied_in(&actor, action, repository.as_str(), &error);
-            Err(error.into())
-        }
+    let authorization = parts.headers.get(header::AUTHORIZATION);
+    let authorized = app.auth.authorize_in(authorization, scope, repository.key());
+    let (actor, allowed) = admit(parts, app, authorized).await;
+    if let Err(error) = &allowed {
+        audit::denied_in(&actor, action, repository.as_str(), error);
     }
+    allowed?;
+    Ok((repository, actor))
 }
 
 impl FromRequestParts<App> for Writing {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        let (repository, actor) = authorize(parts, app, Scope::Write, Action::Change).await?;
+        let (repository, actor) = change(parts, app, Scope::Write, Action::Change).await?;
         Ok(Self { repository, actor })
     }
 }
@@ -135,7 +111,7 @@ impl FromRequestParts<App> for Deleting {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        let (repository, actor) = authorize(parts, app, Scope::Delete, Action::Delete).await?;
+        let (repository, actor) = change(parts, app, Scope::Delete, Action::Delete).await?;
         Ok(Self { repository, actor })
     }
 }
