@@ -212,13 +212,16 @@ async fn open_storage(config: &Config) -> Result<(Storage, String)> {
             }
         }
         ("file", None | Some("")) => {
-            let path = url
-                .to_file_path()
-                .map_err(|()| anyhow::anyhow!("`storage_url` is not the path of a directory"))?;
+            let path = url.to_file_path().map_err(|()| {
+                anyhow::anyhow!("`storage_url` names no directory; write it as `file:///path`")
+            })?;
             open_directory(&path, config)?
         }
         ("memory", _) => Storage::memory(memory),
-        _ => anyhow::bail!("`storage_url` is none of `s3://bucket/prefix`, `file:///path` and `memory://`"),
+        _ => anyhow::bail!(
+            "`storage_url` begins with `{}:`; write `s3://bucket/prefix`, `file:///path` or `memory://`",
+            url.scheme()
+        ),
     };
     Ok((storage, format!("`{url}`")))
 }

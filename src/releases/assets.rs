@@ -372,7 +372,7 @@ fn named(name: &str) -> Result<String> {
     }
     asset_name(name).ok_or_else(|| {
         let shown: String = name.chars().take(80).flat_map(char::escape_default).collect();
-        let rule = "no ASCII letter or digit, or more than 200 of them";
+        let rule = "use at least one ASCII letter or digit, and at most 200 bytes";
         invalid("invalid", format!("`{shown}` cannot be the name of an asset: {rule}"))
     })
 }

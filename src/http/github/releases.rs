@@ -34,7 +34,10 @@ use crate::{
 };
 
 /// The longest title and notes, in characters.
-const MAX_BODY: usize = 125_000;
+const MAX_TEXT: usize = 125_000;
+
+/// The longest name of a branch or a commit, in characters.
+const MAX_TARGET: usize = 1000;
 
 /// A page of a list.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
@@ -206,13 +209,15 @@ fn make_latest<'de, D: Deserializer<'de>>(
 
 impl Fields {
     fn check(&self) -> Result<()> {
-        let too_long =
-            |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > MAX_BODY);
-        if too_long(&self.body) {
-            return Err(Refusal::field("body", "custom", "body is too long (maximum is 125000 characters)"));
-        }
-        if too_long(&self.name) || self.target_commitish.as_ref().is_some_and(|target| target.len() > 1000) {
-            return Err(Refusal::field("name", "custom", "name or target_commitish is too long"));
+        for (field, text, most) in [
+            ("body", &self.body, MAX_TEXT),
+            ("name", &self.name, MAX_TEXT),
+            ("target_commitish", &self.target_commitish, MAX_TARGET),
+        ] {
+            if text.as_ref().is_some_and(|text| text.chars().count() > most) {
+                let message = format!("{field} is too long (maximum is {most} characters)");
+                return Err(Refusal::field(field, "custom", message));
+            }
         }
         Ok(())
     }
@@ -316,8 +321,8 @@ pub(super) async fn generate_notes(
     Sent(fields): Sent<NotesFields>,
 ) -> Result<Response> {
     let tag_name = fields.tag_name.as_deref().filter(|tag| !tag.is_empty());
-    let tag_name =
-        tag_name.ok_or_else(|| Refusal::field("tag_name", "missing_field", "tag_name is missing"))?;
+    let tag_name = tag_name
+        .ok_or_else(|| Refusal::field("tag_name", "missing_field", "tag_name is missing; name the tag"))?;
     let (tag_name, previous) = (tag(tag_name)?, fields.previous_tag_name.filter(|tag| !tag.is_empty()));
     let previous = previous.as_deref().map(tag).transpose()?;
     let listing = app.releases.list(&writing.repository).await?;
