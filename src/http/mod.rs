@@ -1,6 +1,7 @@
 //! Every route, and the layers around them.
 
 pub mod base_url;
+mod documented;
 mod download;
 pub mod error;
 mod extract;
@@ -24,13 +25,10 @@ use std::{
     time::Duration,
 };
 
-use aide::axum::{
-    ApiRouter,
-    routing::{delete_with, get_with, post_with},
-};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, FromRef},
+    response::IntoResponse,
     routing::get,
 };
 use http::{HeaderValue, header};
@@ -42,10 +40,11 @@ use crate::{
     releases::{Releases, name::Repository},
 };
 use base_url::Front;
+use documented::{Routes, delete_with, get_with, post_with};
 use serve::Draining;
 
-/// The OpenAPI document.
-static DOCUMENT: OnceLock<String> = OnceLock::new();
+/// The OpenAPI document, once somebody has asked for it.
+static DOCUMENT: OnceLock<Box<str>> = OnceLock::new();
 
 /// What handlers work with. Cloned several times a request, so a clone is a count and no more.
 #[derive(Clone)]
@@ -98,41 +97,42 @@ pub fn app(
         downloads: config.downloads,
         stall_limit: config.server.stall_timeout,
     }));
-    let (routes, api) = openapi::documented(routes);
-    // Kept once: it changes with the program, not with the request.
-    let document: &'static str = DOCUMENT.get_or_init(|| api);
-    let openapi = get(move || async move {
-        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)
-    });
     // The framework's 2 MB for forms is not ours: uploads are counted against `max_upload_bytes` as they come.
-    let routes = routes.layer(DefaultBodyLimit::disable());
+    let routes = routes().router().layer(DefaultBodyLimit::disable());
     let router =
-        routes.merge(github::aliases()).with_state(app).route("/openapi.json", openapi).merge(people());
+        routes.merge(github::aliases()).with_state(app).route("/openapi.json", get(document)).merge(people());
     layers::around(router, &config.server, front, metrics)
+}
+
+/// `GET /openapi.json`.
+async fn document() -> impl IntoResponse {
+    // Kept: it changes with the program, not with the request.
+    let document: &'static str = DOCUMENT.get_or_init(|| openapi().into());
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)
 }
 
 /// The OpenAPI document as JSON text.
 pub fn openapi() -> String {
-    openapi::documented(routes).1
+    openapi::document(|| routes().documented())
 }
 
 /// The API.
-fn routes() -> ApiRouter<App> {
-    ApiRouter::new()
-        .api_route("/latest", get_with(packages::latest, openapi::latest))
-        .api_route("/releases/latest", get_with(packages::latest, openapi::releases_latest))
-        .api_route("/packages", get_with(packages::list, openapi::list))
-        .api_route("/packages/{name}", delete_with(packages::delete, openapi::delete_package))
-        .api_route(
+fn routes() -> Routes {
+    Routes::default()
+        .route("/latest", get_with(packages::latest, openapi::latest))
+        .route("/releases/latest", get_with(packages::latest, openapi::releases_latest))
+        .route("/packages", get_with(packages::list, openapi::list))
+        .route("/packages/{name}", delete_with(packages::delete, openapi::delete_package))
+        .route(
             "/assets/{name}",
             get_with(download::download, openapi::download)
                 .put_with(packages::put, openapi::put)
                 .delete_with(packages::delete, openapi::delete_asset),
         )
-        .api_route("/upload", post_with(packages::upload, openapi::upload))
-        .api_route("/healthz", get_with(health::healthz, openapi::healthz))
-        .api_route("/readyz", get_with(health::readyz, openapi::readyz))
-        .api_route("/health", get_with(health::health, openapi::health))
+        .route("/upload", post_with(packages::upload, openapi::upload))
+        .route("/healthz", get_with(health::healthz, openapi::healthz))
+        .route("/readyz", get_with(health::readyz, openapi::readyz))
+        .route("/health", get_with(health::health, openapi::health))
         .merge(github::routes())
 }
 

@@ -28,8 +28,8 @@ use crate::{auth::Denied, error::Error};
 
 pub(super) type Op<'t> = TransformOperation<'t>;
 
-/// The routes, and the document about them as pretty-printed JSON.
-pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String) {
+/// The document about the routes, as pretty-printed JSON.
+pub(super) fn document(routes: impl FnOnce() -> ApiRouter<App>) -> String {
     // Schemas of answers: what serde may leave out is optional, everything else is there, if only as null.
     in_context(|context| {
         context.schema = SchemaSettings::draft2020_12()
@@ -38,7 +38,7 @@ pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String
             .into_generator();
     });
     let mut api = OpenApi::default();
-    let router = routes().finish_api_with(&mut api, |api| {
+    let _: Router<App> = routes().finish_api_with(&mut api, |api| {
         api.title("Release Server")
             .version(env!("CARGO_PKG_VERSION"))
             .description(
@@ -66,7 +66,7 @@ pub(super) fn documented(routes: fn() -> ApiRouter<App>) -> (Router<App>, String
         paths.paths = plain.map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     }
     // A document of plain data always serializes.
-    (router, serde_json::to_string_pretty(&api).unwrap_or_default())
+    serde_json::to_string_pretty(&api).unwrap_or_default()
 }
 
 pub(super) fn latest(op: Op<'_>) -> Op<'_> {

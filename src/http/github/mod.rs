@@ -22,10 +22,6 @@ mod repository;
 mod sums;
 mod web;
 
-use aide::axum::{
-    ApiRouter,
-    routing::{ApiMethodRouter, delete_with, get_with, post_with},
-};
 use axum::{
     Router,
     extract::State,
@@ -34,7 +30,11 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{App, packages::respond};
+use super::{
+    App,
+    documented::{Methods, Routes, delete_with, get_with, post_with},
+    packages::respond,
+};
 use crate::rendered::Answer;
 use error::{Refusal, Result};
 use links::Links;
@@ -49,31 +49,31 @@ fn answer(answer: Answer, headers: &HeaderMap) -> Response {
 }
 
 /// What the document describes.
-pub(super) fn routes() -> ApiRouter<App> {
-    let router = ApiRouter::new();
-    let router = rest()
+pub(super) fn routes() -> Routes {
+    let routes = rest()
         .into_iter()
-        .fold(router, |router, (path, method)| router.api_route(&format!("/api/v3{path}"), method));
-    router
-        .api_route("/api/v3", get_with(repository::root, openapi::root))
-        .api_route("/api/graphql", post_with(graphql::graphql, openapi::graphql))
-        .api_route("/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload())
-        .api_route("/{owner}/{repo}/releases", get_with(web::releases, openapi::releases_page))
-        .api_route("/{owner}/{repo}/releases.atom", get_with(web::feed, openapi::feed))
-        .api_route("/{owner}/{repo}/releases/latest", get_with(web::latest, openapi::latest_page))
-        .api_route(
+        .fold(Routes::default(), |routes, (path, methods)| routes.route(&format!("/api/v3{path}"), methods));
+    routes
+        .route("/api/v3", get_with(repository::root, openapi::root))
+        .route("/api/graphql", post_with(graphql::graphql, openapi::graphql))
+        .route("/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload())
+        .route("/{owner}/{repo}/releases", get_with(web::releases, openapi::releases_page))
+        .route("/{owner}/{repo}/releases.atom", get_with(web::feed, openapi::feed))
+        .route("/{owner}/{repo}/releases/latest", get_with(web::latest, openapi::latest_page))
+        .route(
             "/{owner}/{repo}/releases/latest/download/{name}",
             get_with(web::latest_download, openapi::latest_download),
         )
-        .api_route("/{owner}/{repo}/releases/{tag}", get_with(web::page_of, openapi::page_of))
-        .api_route("/{owner}/{repo}/releases/tag/{*tag}", get_with(web::page, openapi::page))
-        .api_route("/{owner}/{repo}/releases/download/{*path}", get_with(web::download, openapi::download))
+        .route("/{owner}/{repo}/releases/{tag}", get_with(web::page_of, openapi::page_of))
+        .route("/{owner}/{repo}/releases/tag/{*tag}", get_with(web::page, openapi::page))
+        .route("/{owner}/{repo}/releases/download/{*path}", get_with(web::download, openapi::download))
 }
 
 /// The same where clients look for it as well, and what is nowhere.
 pub(super) fn aliases() -> Router<App> {
     let router = Router::new();
-    let router = rest().into_iter().fold(router, |router, (path, method)| router.route(path, method.into()));
+    let router =
+        rest().into_iter().fold(router, |router, (path, methods)| router.route(path, methods.into()));
     router
         .route("/api/v3/api/uploads/repos/{owner}/{repo}/releases/{id}/assets", upload().into())
         .route("/api/v3/", get(repository::root))
@@ -85,7 +85,7 @@ pub(super) fn aliases() -> Router<App> {
 }
 
 /// The API, relative to where it begins.
-fn rest() -> Vec<(&'static str, ApiMethodRouter<App>)> {
+fn rest() -> Vec<(&'static str, Methods)> {
     vec![
         ("/user", get_with(repository::user, openapi::user)),
         ("/meta", get_with(repository::meta, openapi::meta)),
@@ -129,7 +129,7 @@ fn rest() -> Vec<(&'static str, ApiMethodRouter<App>)> {
     ]
 }
 
-fn upload() -> ApiMethodRouter<App> {
+fn upload() -> Methods {
     post_with(assets::upload, openapi::upload_here)
 }
 
