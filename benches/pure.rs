@@ -68,7 +68,7 @@ fn found(count: usize) -> Found {
     };
     Found {
         objects: (0..count).map(object).collect(),
-        markers: (0..count).map(|number| marker(number).to_string()).collect(),
+        markers: Arc::new((0..count).map(|number| marker(number).to_string()).collect()),
         skipped: 0,
         whole: true,
         generation: None,

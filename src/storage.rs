@@ -131,7 +131,7 @@ pub struct Found {
     /// The packages, in no order.
     pub objects: Vec<ObjectMeta>,
     /// The markers' names, in no order.
-    pub markers: Vec<String>,
+    pub markers: Arc<Vec<String>>,
     /// Entries left out: links, unreadable ones, names that cannot be keys.
     pub skipped: u64,
     /// Whether everything could be looked at: else a package may be there that is not among them.
@@ -271,11 +271,12 @@ impl Storage {
             let survey = self.metrics.operation(Operation::List, directory.survey(&folder)).await;
             let Survey { generation, names: markers, root } = survey.map_err(at("the packages"))?;
             let (skipped, whole) = (root.skipped + root.unreadable, root.is_whole());
-            return Ok(Found { objects: root.found.objects, markers, skipped, whole, generation });
+            let (objects, markers) = (root.found.objects, Arc::new(markers));
+            return Ok(Found { objects, markers, skipped, whole, generation });
         }
         let names = |meta: ObjectMeta| meta.location.filename().map(str::to_owned);
         let markers = self.objects.list(Some(&folder)).map_ok(names).try_filter_map(future::ok).try_collect();
-        let markers = markers.await.map_err(at("the markers"))?;
+        let markers = Arc::new(markers.await.map_err(at("the markers"))?);
         let found = self.objects.list_with_delimiter(None).await.map_err(at("the packages"))?;
         Ok(Found { objects: found.objects, markers, skipped: 0, whole: true, generation: None })
     }

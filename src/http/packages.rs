@@ -18,7 +18,7 @@ use headers_accept::Accept;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     App,
@@ -112,7 +112,9 @@ pub(super) struct ReleaseJson<'a> {
     #[schemars(with = "Option<DateTime<Utc>>", example = "2026-09-12T14:03:11.123Z")]
     published_at: Option<String>,
     /// The packages, newest first.
-    assets: Vec<AssetJson<'a>>,
+    #[serde(serialize_with = "assets")]
+    #[schemars(with = "Vec<AssetJson<'a>>")]
+    assets: (&'a Listing, &'a BaseUrl),
 }
 
 /// A package as GitHub shows an asset.
@@ -156,7 +158,7 @@ struct AssetJson<'a> {
 }
 
 impl<'a> ReleaseJson<'a> {
-    fn new(listing: &'a Listing, base: &BaseUrl) -> Self {
+    fn new(listing: &'a Listing, base: &'a BaseUrl) -> Self {
         let newest = listing.packages().next().map(|package| time(package.created_at));
         Self {
             id: 1,
@@ -168,8 +170,31 @@ impl<'a> ReleaseJson<'a> {
             prerelease: false,
             created_at: newest.clone(),
             published_at: newest,
-            assets: listing.packages().map(|package| AssetJson::new(package, base)).collect(),
+            assets: (listing, base),
         }
+    }
+
+    /// How many bytes of JSON it will be, or a few more.
+    fn about(listing: &Listing, base: &BaseUrl) -> usize {
+        /// An asset's keys, and all of its values but the name and the links.
+        const ASSET: usize = 432;
+        let asset = |package: &Package| ASSET + 3 * package.name.as_str().len() + 2 * base.as_str().len();
+        1024 + listing.packages().map(asset).sum::<usize>()
+    }
+}
+
+/// One after the other: of ten thousand packages, all that is written of each would be megabytes.
+fn assets<S: Serializer>((listing, base): &(&Listing, &BaseUrl), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(listing.packages().map(|package| AssetJson::new(package, base)))
+}
+
+/// All packages, newest first.
+struct PackagesJson<'a>(&'a Listing, &'a BaseUrl);
+
+impl Serialize for PackagesJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(listing, base) = self;
+        serializer.collect_seq(listing.packages().map(|package| PackageJson::new(package, base)))
     }
 }
 
@@ -206,8 +231,9 @@ pub(super) async fn latest(
 /// The packages as a release, for who may read them.
 pub(super) async fn newest(app: &App, base: &BaseUrl, headers: &HeaderMap) -> Result<Response> {
     let listing = app.packages.list().await?;
-    let answer =
-        listing.rendered.get(Kind::Release, base.as_str(), || json(&ReleaseJson::new(&listing, base)))?;
+    let answer = listing.rendered.get(Kind::Release, base.as_str(), || {
+        sized_json(&ReleaseJson::new(&listing, base), ReleaseJson::about(&listing, base))
+    })?;
     Ok(respond(answer, JSON, headers))
 }
 
@@ -239,9 +265,7 @@ pub(super) async fn list(
     let listing = app.packages.list().await?;
     let mut response = match query.format.unwrap_or_else(|| accepted(&headers)) {
         Format::Json => {
-            let packages = || {
-                json(&listing.packages().map(|package| PackageJson::new(package, &base)).collect::<Vec<_>>())
-            };
+            let packages = || json(&PackagesJson(&listing, &base));
             respond(listing.rendered.get(Kind::List, base.as_str(), packages)?, JSON, &headers)
         }
         Format::Html => {
@@ -461,8 +485,16 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Two spaces, one key a line: install scripts `grep` for `"tag_name":`. A newline at the end, for terminals.
 pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::Internal(error.into()))?;
+    sized_json(value, 0)
+}
+
+/// The same, of about so many bytes: what grows to megabytes leaves as many behind in the allocator.
+fn sized_json(value: &impl Serialize, about: usize) -> Result<Bytes> {
+    let mut text = Vec::with_capacity(about);
+    serde_json::to_writer_pretty(&mut text, value).map_err(|error| Error::Internal(error.into()))?;
     text.push(b'\n');
+    // It is kept for as long as the listing holds.
+    text.shrink_to_fit();
     Ok(text.into())
 }
 

@@ -1,6 +1,9 @@
 //! What was found in the store, put together to a listing. Pure: no store, no clock.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
@@ -76,7 +79,7 @@ pub struct Listing {
     /// The Python server's digest file of a package.
     pub(super) sidecars: HashMap<PackageName, ObjectMeta>,
     /// The markers' names.
-    markers: Vec<String>,
+    markers: Arc<Vec<String>>,
     /// Whether a package that is there may be missing.
     pub(super) whole: bool,
     /// The latest time in any marker.
@@ -168,15 +171,14 @@ pub fn assemble(
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Listing {
-    let mut markers: HashMap<String, Vec<Marker>> = HashMap::new();
-    let mut newest = None;
-    for marker in found.markers.iter().filter_map(|name| Marker::parse(name)) {
-        newest = newest.max(Some(marker.time));
-        markers.entry(marker.name_hash.clone()).or_default().push(marker);
-    }
+    let mut markers: Vec<Marker> = found.markers.iter().filter_map(|name| Marker::parse(name)).collect();
+    let newest = markers.iter().map(|marker| marker.time).max();
+    markers.sort_unstable_by(|a, b| a.name_hash.cmp(&b.name_hash));
     let marker_of = |name: &PackageName, object: &ObjectMeta| {
+        let hash = name_hash(name.as_str());
         let etag = object.e_tag.as_deref().unwrap_or_default();
-        let of_name = markers.get(&name_hash(name.as_str()))?.iter();
+        let first = markers.partition_point(|marker| marker.name_hash < hash);
+        let of_name = markers[first..].iter().take_while(|marker| marker.name_hash == hash);
         let matching = of_name.filter(|marker| marker.describes(etag, object.size));
         matching.max_by_key(|marker| marker.rank())
     };
@@ -246,7 +248,7 @@ pub fn assemble(
         all,
         listed,
         sidecars,
-        markers: found.markers.clone(),
+        markers: Arc::clone(&found.markers),
         whole: found.whole,
         newest,
         expires,
@@ -271,7 +273,7 @@ mod tests {
             version: None,
         };
         let found =
-            Found { objects: vec![object], markers: Vec::new(), skipped: 0, whole: true, generation: None };
+            Found { objects: vec![object], markers: Default::default(), skipped: 0, whole: true, generation: None };
         let ages = Duration::from_hours(24 * 366 * 1_000_000);
         let policy = Policy { max_age: Some(ages), ..Policy::default() };
         let listing = assemble(&found, &HashMap::new(), &policy, now);

@@ -276,7 +276,7 @@ async fn markers_and_the_record_of_sweeps_are_kept_and_may_be_written_twice() {
         let marker = marker(&written, &bytes(1, 1));
         storage.put_marker(&marker).await.unwrap();
         storage.put_marker(&marker).await.unwrap();
-        assert_eq!(storage.list().await.unwrap().markers, [marker.to_string()]);
+        assert_eq!(*storage.list().await.unwrap().markers, [marker.to_string()]);
         storage.remove_marker(&marker.to_string()).await.unwrap();
         storage.remove_marker(&marker.to_string()).await.unwrap();
         assert!(storage.list().await.unwrap().markers.is_empty());
