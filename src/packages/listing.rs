@@ -272,8 +272,13 @@ mod tests {
             e_tag: Some("\"1\"".to_owned()),
             version: None,
         };
-        let found =
-            Found { objects: vec![object], markers: Default::default(), skipped: 0, whole: true, generation: None };
+        let found = Found {
+            objects: vec![object],
+            markers: Default::default(),
+            skipped: 0,
+            whole: true,
+            generation: None,
+        };
         let ages = Duration::from_hours(24 * 366 * 1_000_000);
         let policy = Policy { max_age: Some(ages), ..Policy::default() };
         let listing = assemble(&found, &HashMap::new(), &policy, now);

@@ -256,7 +256,10 @@ impl Bucket {
                 // back. To give up instead would fail every upload that meets a restart.
                 Settled::Absent(error) if broke_off(&error) && !late => {}
                 // Refused because of an object that is gone by now: nobody may be told that it is there.
-                Settled::Absent(error) if refused(&error) && matches!(mode, PutMode::Create) && !late => {
+                Settled::Absent(error) if refused(&error) && matches!(mode, PutMode::Create) => {
+                    if late {
+                        return Err(unknown(location, &error));
+                    }
                     pause().await;
                 }
                 Settled::Absent(error) | Settled::Theirs(error) => return Err(error),
@@ -506,8 +509,9 @@ impl MultipartUpload for BucketUpload {
             return Err(ended(&self.location));
         }
         let parts: Vec<PartId> = parts.into_iter().map(|(_, part)| part).collect();
-        let complete = |mode| self.complete_if(&id, parts.clone(), mode);
-        let mut put = self.bucket.write_as(&self.mode, &self.location, complete).await?;
+        let (upload, id, parts) = (&*self, &id, &parts);
+        let complete = |mode| async move { upload.complete_settled(id, parts, &mode).await };
+        let mut put = upload.bucket.write_as(&upload.mode, &upload.location, complete).await?;
         // From here on there is nothing to abort.
         self.id = None;
         put.extensions.insert(self.token.clone());
@@ -523,9 +527,43 @@ impl MultipartUpload for BucketUpload {
 }
 
 impl BucketUpload {
-    async fn complete_if(&self, id: &MultipartId, parts: Vec<PartId>, mode: PutMode) -> Result<PutResult> {
+    /// One conditional completion, with the certainty whether it happened.
+    async fn complete_settled(
+        &self,
+        id: &MultipartId,
+        parts: &[PartId],
+        mode: &PutMode,
+    ) -> Result<PutResult> {
+        let began = tokio::time::Instant::now();
+        loop {
+            let error = match self.complete_if(id, parts.to_vec(), mode).await {
+                // A completion that is refused says `Precondition`; a name that is taken is what it means.
+                Err(Error::Precondition { path, source }) => Error::AlreadyExists { path, source },
+                Err(error) => error,
+                Ok(put) => return Ok(put),
+            };
+            let late = began.elapsed() > PATIENCE;
+            match self.bucket.settle(&self.location, &self.token, error).await {
+                Settled::Ours(put) => return Ok(put),
+                // No such upload: an earlier try may have completed it, and somebody deleted the object since.
+                Settled::Absent(error @ Error::NotFound { .. }) => {
+                    return Err(unknown(&self.location, &error));
+                }
+                // As in `put_settled`.
+                Settled::Absent(error) if refused(&error) && matches!(mode, PutMode::Create) => {
+                    if late {
+                        return Err(unknown(&self.location, &error));
+                    }
+                    pause().await;
+                }
+                Settled::Absent(error) | Settled::Theirs(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn complete_if(&self, id: &MultipartId, parts: Vec<PartId>, mode: &PutMode) -> Result<PutResult> {
         let inner = &self.bucket.0;
-        let completed = match mode {
+        match mode {
             PutMode::Update(UpdateVersion { e_tag: Some(etag), .. }) => {
                 let etag =
                     http::HeaderValue::try_from(etag).map_err(|error| generic(&self.location, error))?;
@@ -533,18 +571,6 @@ impl BucketUpload {
                 completer.complete_multipart(&self.location, id, parts).await
             }
             _ => inner.creator.complete_multipart(&self.location, id, parts).await,
-        };
-        let error = match completed {
-            // A completion that is refused says `Precondition`; a name that is taken is what it means.
-            Err(Error::Precondition { path, source }) => Error::AlreadyExists { path, source },
-            Err(error) => error,
-            Ok(put) => return Ok(put),
-        };
-        match self.bucket.settle(&self.location, &self.token, error).await {
-            Settled::Ours(put) => Ok(put),
-            // No such upload: an earlier try may have completed it, and somebody deleted the object since.
-            Settled::Absent(error @ Error::NotFound { .. }) => Err(unknown(&self.location, &error)),
-            Settled::Absent(error) | Settled::Theirs(error) => Err(error),
         }
     }
 }

@@ -3,7 +3,12 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use release_server::{error::Error, storage::Storage};
+use release_server::{
+    digest::Digest,
+    error::Error,
+    marker::{Marker, Source},
+    storage::Storage,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -82,6 +87,30 @@ async fn what_is_refused_though_the_name_is_free_is_written_after_all() {
     fake.when(WRITES).under("a/prefix/.release-server/packages/").then(Fault::PRECONDITION);
     publish(&storage, &name("other.zip"), bytes(1, 10), false).await.unwrap();
     assert_eq!(storage.list().await.unwrap().markers.len(), 2);
+    fake.when([Operation::Complete]).times(2).then(Fault::PRECONDITION);
+    publish(&storage, &name("large.zip"), bytes(1, 8 * MIB + 1), false).await.unwrap();
+    assert_eq!(storage.list().await.unwrap().markers.len(), 3);
+}
+
+/// An object without a marker, or nothing at all, must not pass for a publish, nor for what another one has published.
+#[tokio::test]
+async fn what_is_refused_for_ever_though_the_name_is_free_is_not_said_to_be_there() {
+    let fake = Fake::start().await;
+    let storage = bucket(&fake).await.unwrap();
+    fake.when(WRITES).under("a/prefix/").always().then(Fault::PRECONDITION);
+    let marker = async {
+        let (digest, now) = (Digest::of(&bytes(1, 10)), chrono::Utc::now());
+        storage.put_marker(&Marker::new("app.zip", "\"e\"", 10, digest, Source::Published, now)).await
+    };
+    let (small, large) = (name("app.zip"), name("large.zip"));
+    let (small, large, marker) = tokio::join!(
+        write(&storage, &small, bytes(1, 10), false),
+        write(&storage, &large, bytes(1, 8 * MIB + 1), false),
+        marker
+    );
+    for refused in [small.map(drop), large.map(drop), marker] {
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]
