@@ -414,7 +414,11 @@ impl Inner {
             Ok(etag) => etag,
             // It may have happened all the same: then what is there knows its writer.
             Err(unknown @ Error::Unavailable(_)) => match self.record(&key).await {
-                Ok(now) if now.record.edit == next.edit => now.etag,
+                Ok(now) if now.record.edit == next.edit => {
+                    // On a directory its name may be what could not be synced.
+                    self.storage.settle_key(&key).await?;
+                    now.etag
+                }
                 _ => return Err(unknown),
             },
             Err(error) => {
