@@ -114,11 +114,7 @@ impl Directory {
             create_dir_synced(&control.join(folder), &|_| ())?;
         }
         let directory = Self::new(root, false);
-        // What a process that died has made and not synced. The folder above may be none that we may read.
-        let _ = sync_parent(root);
-        for folder in [root, &control] {
-            File::open(folder)?.sync_all()?;
-        }
+        sync_above(root)?;
         directory.0.probe()?;
         directory.0.clear_stage();
         Ok(directory)
@@ -765,6 +761,23 @@ fn create_dir_synced(folder: &FilePath, made: &dyn Fn(&FilePath)) -> io::Result<
         Err(_) if folder.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Makes the names of the folders durable in which the root lies: a process that made them may have died before it did.
+///
+/// Not beyond the file system that the root is on, whose own place has another to see to; nor in folders that we may
+/// not read, which are none that we have made.
+fn sync_above(root: &FilePath) -> io::Result<()> {
+    let disk = fs::metadata(root)?.dev();
+    for folder in root.ancestors().skip(1) {
+        let folder = if folder.as_os_str().is_empty() { FilePath::new(".") } else { folder };
+        let Ok(folder) = File::open(folder) else { return Ok(()) };
+        if folder.metadata()?.dev() != disk {
+            return Ok(());
+        }
+        folder.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Makes the names in the folder of `file` durable.
