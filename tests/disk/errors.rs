@@ -42,7 +42,8 @@ async fn case(flow: &Flow, at: usize, act: Act, client: &reqwest::Client) -> Cas
     let before = set(flow.scene, &asker).await;
     let request = asker.prepare(&flow.step).await.unwrap();
     let again = request.try_clone().unwrap();
-    let tracer = Tracer::attach(server.id(), root, false, Some(Plan { at, looks: true, act }));
+    let plan = Plan { at, of: "", looks: true, act };
+    let tracer = Tracer::attach(server.id(), root, false, Some(plan));
     let outcome = asker.send(request).await;
     let hit = tracer.hit();
     tracer.finish();

@@ -105,7 +105,8 @@ async fn case(flow: &Flow, at: usize, client: &reqwest::Client) -> Case {
     let asker = Asker::new(client, server.address);
     let before = set(flow.scene, &asker).await;
     let request = asker.prepare(&flow.step).await.unwrap();
-    let tracer = Tracer::attach(server.id(), root, false, Some(Plan { at, looks: false, act: Act::Kill }));
+    let plan = Plan { at, of: "", looks: false, act: Act::Kill };
+    let tracer = Tracer::attach(server.id(), root, false, Some(plan));
     let again = request.try_clone().unwrap();
     let outcome = asker.send(request).await;
     if tracer.hit().is_none() {

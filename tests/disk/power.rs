@@ -1,7 +1,10 @@
-//! The power goes: what was acknowledged was synced, and what was not synced is never served half.
+//! The power goes: what was acknowledged was synced, and what was not synced is never served half. What another process
+//! left, or a sync that failed, is made durable before anybody is told that it is there.
 
 use std::{
-    path::Path,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -11,8 +14,8 @@ use super::{
     evidence::Evidence,
     kill::{FLOWS, Flow, QUIET, folder, set},
     local::Local,
-    process::{KIB, Server, command, scale},
-    trace::{Act, Call, Effect, Plan, Tracer, can_trace, go, held_back},
+    process::{KIB, MIB, Server, command, eventually, scale},
+    trace::{Act, Call, Effect, Errno, Plan, Tracer, can_trace, go, held_back},
     tree::{Disk, Fate},
     world::{Asker, Step, World, client},
 };
@@ -36,6 +39,18 @@ const LIFE: &[Step] = &[
     Step::Delete("a.bin"),
 ];
 
+/// More than the disk is set to work on before the upload ends.
+const HUGE: Flow = Flow {
+    name: "a file that is synced ahead",
+    scene: &[],
+    step: Step::Put { name: "huge.bin", seed: 8, size: 33 * MIB, overwrite: false },
+};
+
+/// Where the server's directory is: its parents are to be made as well.
+fn within(folder: &Path) -> PathBuf {
+    folder.join("srv/data")
+}
+
 /// A server whose every call is kept, from its first on.
 struct Recorded {
     server: Server,
@@ -43,11 +58,11 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn start(root: &Path, plan: Option<Plan>) -> Self {
+    fn start(folder: &Path) -> Self {
         let mut tracer = None;
-        let command = held_back(&command(root, &QUIET, &["serve"]));
+        let command = held_back(&command(&within(folder), &QUIET, &["serve"]));
         let server = Server::spawn_watched(command, |child| {
-            tracer = Some(Tracer::attach(child.id(), root, true, plan));
+            tracer = Some(Tracer::attach(child.id(), folder, true, None));
             go(child);
         });
         Self { server, tracer: tracer.unwrap() }
@@ -73,8 +88,14 @@ impl Cut {
     async fn check(&self, client: &reqwest::Client) -> Result<(), String> {
         let folder = folder();
         self.disk.make(&self.fate, folder.path());
-        let found = Local::start(folder.path(), client).await.settled().await;
+        let place = within(folder.path());
+        let says_layout = place.join(".release-server/layout-1").exists();
+        std::fs::create_dir_all(&place).unwrap();
+        let found = Local::start(&place, client).await.settled().await;
         let found = found.map_err(|error| format!("{}, {}: {error}", self.what, self.fate.name))?;
+        if !says_layout && !found.looks_like(&World::default()) {
+            return Err(format!("{}, {}: its layout is not said", self.what, self.fate.name));
+        }
         if self.possible.iter().any(|world| world.looks_like(&found)) {
             return Ok(());
         }
@@ -83,12 +104,14 @@ impl Cut {
     }
 }
 
-/// Checks every one in `every`; how many that were, and what is wrong.
-async fn check(cuts: Vec<Cut>, every: usize) -> (usize, Vec<String>) {
+/// Checks the cuts that matter most, and of the others one in `every`; how many that were, and what is wrong.
+async fn check(cuts: Vec<(bool, Cut)>, every: usize) -> (usize, Vec<String>) {
     let client = &client();
     let begun = Instant::now();
     let all = cuts.len();
-    let chosen: Vec<Cut> = cuts.into_iter().step_by(every.max(1)).collect();
+    let (most, others): (Vec<_>, Vec<_>) = cuts.into_iter().partition(|(most, _)| *most);
+    let chosen = most.into_iter().chain(others.into_iter().step_by(every.max(1)));
+    let chosen: Vec<Cut> = chosen.map(|(_, cut)| cut).collect();
     // Files are hashed only once they have been at rest for two seconds.
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let checked = stream::iter(&chosen).map(|cut| cut.check(client)).buffer_unordered(3);
@@ -104,7 +127,7 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
     }
     let folder = folder();
     let root = folder.path();
-    let recorded = Recorded::start(root, None);
+    let recorded = Recorded::start(root);
     let client = client();
     let asker = Asker::new(&client, recorded.server.address);
     let mut world = World::default();
@@ -130,7 +153,9 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
             (step, acknowledged) = (Some(mark), false);
         }
         disk.apply(call);
+        let mut just_said = false;
         if let Some(Effect::Answered(200..=299)) = call.effect {
+            just_said = !acknowledged;
             acknowledged = true;
         }
         if call.looks || call.effect.is_none() {
@@ -145,7 +170,9 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
         };
         let what = format!("after call {number}, `{}` of {during}", call.site);
         for fate in disk.fates(number as u64) {
-            cuts.push(Cut { what: what.clone(), disk: disk.clone(), fate, possible: possible.clone() });
+            let most = just_said && fate.is_extreme();
+            let cut = Cut { what: what.clone(), disk: disk.clone(), fate, possible: possible.clone() };
+            cuts.push((most, cut));
         }
     }
     let (cases, faults) = check(cuts, 40 / scale().min(40)).await;
@@ -161,59 +188,180 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// A server is killed, another one is asked the same again and says it is done, and then the power goes.
-async fn killed_then_cut(flow: &Flow, at: usize, client: &reqwest::Client) -> Option<Vec<Cut>> {
+/// What is done to a server at a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Blow {
+    at: usize,
+    of: &'static str,
+    act: Act,
+    /// Whether it is at a sync.
+    most: bool,
+}
+
+impl Blow {
+    fn plan(self) -> Plan {
+        Plan { at: self.at, of: self.of, looks: false, act: self.act }
+    }
+}
+
+/// The calls that change something, or answer, of a flow that nothing happens to.
+async fn rehearse(flow: &Flow, client: &reqwest::Client) -> Vec<String> {
     let folder = folder();
     let root = folder.path();
-    let first = Recorded::start(root, None);
+    let server = Server::start(root, &QUIET);
+    let asker = Asker::new(client, server.address);
+    set(flow.scene, &asker).await;
+    let request = asker.prepare(&flow.step).await.unwrap();
+    let tracer = Tracer::attach(server.id(), root, false, None);
+    assert!(asker.send(request).await.is_done(), "{}", flow.name);
+    changes(&tracer.finish())
+}
+
+fn changes(calls: &[Call]) -> Vec<String> {
+    calls.iter().filter(|call| !call.looks).map(|call| call.site.clone()).collect()
+}
+
+/// At every sync of a name the server is killed; each kind of sync fails; and the server is killed at one in `every` call.
+fn blows(sites: &[String], every: usize, known: &mut BTreeSet<(String, String)>) -> Vec<Blow> {
+    let mut blows = Vec::new();
+    for (index, site) in sites.iter().enumerate() {
+        let at = index + 1;
+        let (syncs, staged) = (site.starts_with("sync "), site.contains("/stage/"));
+        if syncs && !staged || index % every == 0 {
+            blows.push(Blow { at, of: "", act: Act::Kill, most: syncs });
+        }
+        let before = index.checked_sub(1).map_or("", |before| &sites[before]).to_owned();
+        if syncs && known.insert((before, site.clone())) {
+            blows.push(Blow { at, of: "", act: Act::Fail(Errno::EIO), most: true });
+        }
+    }
+    blows
+}
+
+/// One of two servers on a directory is killed, or its disk fails once. Who then asks again, the other one if need be, is
+/// told that it is done; and the power goes.
+async fn struck_then_cut(flow: &Flow, blow: Blow, client: &reqwest::Client) -> Vec<(bool, Cut)> {
+    let folder = folder();
+    let root = folder.path();
+    let (first, second) = (Recorded::start(root), Recorded::start(root));
+    let starts = (first.tracer.count(), second.tracer.count());
     let asker = Asker::new(client, first.server.address);
     let before = set(flow.scene, &asker).await;
     let request = asker.prepare(&flow.step).await.unwrap();
-    let plan = Plan { at, looks: false, act: Act::Kill };
-    first.tracer.plan(plan);
+    first.tracer.plan(blow.plan());
     let again = request.try_clone().unwrap();
     let outcome = asker.send(request).await;
-    let hit = first.tracer.hit()?;
-    let mut calls = first.end();
-
-    let second = Recorded::start(root, None);
-    let asker = Asker::new(client, second.server.address);
-    let (found, _) = asker.look().await.unwrap();
-    let possible =
-        if outcome.is_done() { vec![before.after(&flow.step)] } else { before.doubtful(&flow.step) };
-    let world =
-        possible.iter().find(|world| world.looks_like(&found)).expect("the kills' own test says more");
-    asker.repeat(again, &flow.step, world).await.unwrap();
-    let after = world.after(&flow.step);
-    calls.extend(second.end());
+    let Some(hit) = first.tracer.hit() else { return Vec::new() };
+    let (killed, done) = (blow.act == Act::Kill, outcome.is_done());
+    let after = if done && !killed {
+        // Its disk failed, and it says that it is done.
+        before.after(&flow.step)
+    } else {
+        let asker = if killed { Asker::new(client, second.server.address) } else { asker };
+        let (found, _) = asker.look().await.unwrap();
+        let possible = if done { vec![before.after(&flow.step)] } else { before.doubtful(&flow.step) };
+        let world =
+            possible.iter().find(|world| world.looks_like(&found)).expect("tests of their own say more");
+        asker.repeat(again, &flow.step, world).await.unwrap();
+        world.after(&flow.step)
+    };
+    let (first, second) = (first.end(), second.end());
 
     let mut disk = Disk::new(root);
-    for call in &calls {
+    let ((start, rest), (other_start, other_rest)) = (first.split_at(starts.0), second.split_at(starts.1));
+    for call in [start, other_start, rest, other_rest].into_iter().flatten() {
         disk.apply(call);
     }
-    let what = format!("{}, killed at call {at}, `{hit}`, repeated, and said to be done", flow.name);
-    let cut = |fate| Cut { what: what.clone(), disk: disk.clone(), fate, possible: vec![after.clone()] };
-    Some(disk.fates(at as u64).into_iter().map(cut).collect())
+    let what = format!("{}, {:?} at call {}, `{hit}`; then said to be done", flow.name, blow.act, blow.at);
+    cuts(&disk, blow, &what, &after)
+}
+
+/// The ways in which a disk may be left on which this world was acknowledged.
+fn cuts(disk: &Disk, blow: Blow, what: &str, world: &World) -> Vec<(bool, Cut)> {
+    let fates = disk.fates(blow.at as u64).into_iter();
+    let cut = |fate: Fate| {
+        let most = blow.most && fate.is_extreme();
+        (most, Cut { what: what.to_owned(), disk: disk.clone(), fate, possible: vec![world.clone()] })
+    };
+    fates.map(cut).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_server_left_is_durable_before_it_is_acknowledged() {
-    if !can_trace("power cuts after kills") {
+async fn what_a_killed_server_or_a_failed_sync_left_is_durable_before_it_is_acknowledged() {
+    if !can_trace("power cuts after kills and failed syncs") {
         return;
     }
-    let client = client();
+    let client = &client();
     let every = 12 / scale().min(12);
-    let mut cuts = Vec::new();
-    for (number, flow) in FLOWS.iter().enumerate() {
-        let points = (1 + number % every..).step_by(every);
-        let mut tried = stream::iter(points).map(|at| killed_then_cut(flow, at, &client)).buffered(3);
-        while let Some(Some(more)) = tried.next().await {
-            cuts.extend(more);
-        }
+    let mut tried = Vec::new();
+    let mut known = BTreeSet::new();
+    for flow in FLOWS {
+        let blows = blows(&rehearse(flow, client).await, every, &mut known);
+        tried.extend(blows.into_iter().map(|blow| (flow, blow)));
     }
-    let (cases, faults) = check(cuts, 8 / scale().min(8)).await;
+    let ahead = "sync srv/data/.release-server/stage/";
+    tried.push((&HUGE, Blow { at: 1, of: ahead, act: Act::Fail(Errno::EIO), most: true }));
+    println!("{} blows", tried.len());
+    let tried = stream::iter(tried).map(|(flow, blow)| struck_then_cut(flow, blow, client)).buffered(3);
+    let cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
+    let (cases, faults) = check(cuts.into_iter().flatten().collect(), 8 / scale().min(8)).await;
     Evidence {
-        attack: "killed, asked again, acknowledged; then the power goes",
+        attack: "killed, or a sync failed; asked again, acknowledged; then the power goes",
+        on: "directory, recorded and replayed",
+        cases,
+        of: "disks",
+        lost: faults.len(),
+        ..Evidence::default()
+    }
+    .record();
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// A server dies while it makes its directory; another one finds some of it there, and publishes.
+async fn dead_at_start_then_cut(blow: Blow, client: &reqwest::Client) -> Vec<(bool, Cut)> {
+    let folder = folder();
+    let root = folder.path();
+    let mut command = held_back(&command(&within(root), &QUIET, &["serve"]));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let tracer = Tracer::attach(child.id(), root, true, Some(blow.plan()));
+    go(&mut child);
+    eventually("it is killed", || tracer.hit().is_some());
+    let hit = tracer.hit().unwrap();
+    let mut calls = tracer.finish();
+    // Who watched it has seen its end.
+    let _ = child.wait();
+
+    let second = Recorded::start(root);
+    let asker = Asker::new(client, second.server.address);
+    let mut world = World::default();
+    for step in &LIFE[..1] {
+        asker.perform(step).await;
+        world = world.after(step);
+    }
+    calls.extend(second.end());
+    let mut disk = Disk::new(root);
+    calls.iter().for_each(|call| disk.apply(call));
+    cuts(&disk, blow, &format!("killed at the start, call {}, `{hit}`", blow.at), &world)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_leaves_that_dies_at_its_start_is_durable_before_anything_in_it_is() {
+    if !can_trace("power cuts after kills at the start") {
+        return;
+    }
+    let client = &client();
+    let sites = {
+        let folder = folder();
+        changes(&Recorded::start(folder.path()).end())
+    };
+    let every = 12 / scale().min(12);
+    let blows = blows(&sites, every, &mut BTreeSet::new());
+    let blows = blows.into_iter().filter(|blow| blow.act == Act::Kill);
+    let tried = stream::iter(blows).map(|blow| dead_at_start_then_cut(blow, client)).buffered(3);
+    let cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
+    let (cases, faults) = check(cuts.into_iter().flatten().collect(), 8 / scale().min(8)).await;
+    Evidence {
+        attack: "killed while it starts on a new directory; another one publishes; then the power goes",
         on: "directory, recorded and replayed",
         cases,
         of: "disks",

@@ -95,7 +95,8 @@ async fn case(at: usize, act: Act, client: &reqwest::Client) -> (Option<String>,
     assert!(sweep().output().unwrap().status.success());
     let mut child = held_back(&sweep()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let looks = act != Act::Kill;
-    let tracer = Tracer::attach(child.id(), root, false, Some(Plan { at, looks, act }));
+    let plan = Plan { at, of: "", looks, act };
+    let tracer = Tracer::attach(child.id(), root, false, Some(plan));
     go(&mut child);
     let hit = tokio::task::block_in_place(|| tracer.ended());
 

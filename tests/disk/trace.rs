@@ -56,6 +56,10 @@ pub(crate) enum Effect {
     Synced {
         inode: u64,
     },
+    /// A sync was refused. The kernel says so once (fsync(2)).
+    Unsynced {
+        inode: u64,
+    },
     Linked {
         from: PathBuf,
         to: PathBuf,
@@ -89,6 +93,8 @@ pub(crate) struct Call {
 pub(crate) struct Plan {
     /// Which call, from 1.
     pub(crate) at: usize,
+    /// How the site of those begins that count.
+    pub(crate) of: &'static str,
     /// Whether those count that only look.
     pub(crate) looks: bool,
     pub(crate) act: Act,
@@ -355,6 +361,7 @@ impl Watch {
         }
         // An answer is no call on the disk: the process may be killed at it, but it does not fail.
         let counts = |plan: &Plan| match &pending.intent {
+            _ if !pending.site.starts_with(plan.of) => false,
             Some(Intent::Done(Effect::Answered(_))) => plan.act == Act::Kill,
             _ => plan.looks || !pending.looks,
         };
@@ -403,8 +410,12 @@ impl Watch {
                     let _ = ptrace::setregs(thread, registers);
                 }
                 let result = registers.rax.cast_signed();
-                let effect =
-                    pending.intent.filter(|_| result >= 0).and_then(|intent| self.effect(intent, result));
+                let effect = match pending.intent {
+                    Some(Intent::Done(Effect::Synced { inode })) if result < 0 => {
+                        Some(Effect::Unsynced { inode })
+                    }
+                    intent => intent.filter(|_| result >= 0).and_then(|intent| self.effect(intent, result)),
+                };
                 self.shared.calls.lock().unwrap()[pending.number].effect = effect;
             }
             self.release(thread);

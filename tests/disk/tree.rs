@@ -2,7 +2,8 @@
 //!
 //! The model is as harsh as POSIX allows, harsher than the usual file systems are:
 //!
-//! - The bytes of a file are there once the file was synced; until then the file may be empty, half there or zeroes.
+//! - The bytes of a file are there once the file was synced; until then the file may be empty, half there or zeroes. Once a
+//!   sync of it has failed they never will be, whatever a later one says.
 //! - A name is there, or gone, once the folder that has it was synced after; until then each single change of a name may
 //!   have happened or not, whatever happened to later ones and to other folders. Only a rename within one folder, over
 //!   a name or not, is never half.
@@ -35,6 +36,7 @@ enum Thing {
         bytes: Arc<Vec<u8>>,
         durable: Arc<Vec<u8>>,
         dirty: bool,
+        failed: bool,
         modified: SystemTime,
     },
     Folder {
@@ -81,6 +83,14 @@ pub(crate) struct Fate {
     bytes: Bytes,
 }
 
+impl Fate {
+    /// Of names nothing is kept that was not synced, or of bytes.
+    pub(crate) fn is_extreme(&self) -> bool {
+        self.happened.iter().all(|happened| !happened)
+            || self.bytes == Bytes::Zeroes && self.happened.iter().all(|happened| *happened)
+    }
+}
+
 impl Disk {
     /// An empty folder that is durable.
     pub(crate) fn new(root: &Path) -> Self {
@@ -101,6 +111,7 @@ impl Disk {
                         bytes: Arc::default(),
                         durable: Arc::default(),
                         dirty: false,
+                        failed: false,
                         modified: call.time,
                     }
                 };
@@ -122,6 +133,7 @@ impl Disk {
                 (*dirty, *modified) = (true, call.time);
             }
             Some(Effect::Synced { inode }) => match self.by_inode(*inode) {
+                Some(Thing::File { failed: true, .. }) | None => {}
                 Some(Thing::File { bytes, durable, dirty, .. }) => {
                     durable.clone_from(bytes);
                     *dirty = false;
@@ -130,8 +142,12 @@ impl Disk {
                     durable.clone_from(names);
                     waiting.clear();
                 }
-                None => {}
             },
+            Some(Effect::Unsynced { inode }) => {
+                if let Some(Thing::File { dirty, failed, .. }) = self.by_inode(*inode) {
+                    *failed = *dirty;
+                }
+            }
             Some(Effect::Linked { from, to }) => {
                 let node = self.find(from);
                 self.name(to, node);
@@ -346,7 +362,10 @@ mod tests {
         assert_eq!(left(&right), BTreeSet::from([whole.clone()]));
         let no_folder = [made.clone(), wrote.clone(), synced, renamed.clone()];
         assert_eq!(left(&no_folder), BTreeSet::from([none, whole.clone()]));
-        let no_file = [made, wrote, renamed, folder];
-        assert_eq!(left(&no_file), BTreeSet::from([empty, half, zero, whole]));
+        let no_file = [made.clone(), wrote.clone(), renamed.clone(), folder.clone()];
+        let lost = BTreeSet::from([empty, half, zero, whole]);
+        assert_eq!(left(&no_file), lost);
+        let failed = [made, wrote, Effect::Unsynced { inode }, Effect::Synced { inode }, renamed, folder];
+        assert_eq!(left(&failed), lost);
     }
 }
