@@ -263,12 +263,15 @@ fn clearing_takes_no_file_from_an_upload_that_is_just_beginning() {
 async fn a_large_upload_is_whole_whichever_way_its_parts_went() {
     let (folder, directory) = open();
     let part = 1024 * 1024;
-    let bytes: Bytes = (0..DIRECT_FROM + 3 * part + 4097).map(|at| (at / 4093 % 251) as u8).collect();
+    let length = usize::try_from(DIRECT_FROM).unwrap() + 3 * part + 4097;
+    let bytes = Bytes::from(
+        (0..=250).cycle().step_by(4093).flat_map(|byte| [byte; 4093]).take(length).collect::<Vec<u8>>(),
+    );
     let mut upload = directory.put_multipart(&at("a")).await.unwrap();
     let mut rest = bytes.clone();
     let mut parts = Vec::new();
     while !rest.is_empty() {
-        let next = rest.split_to(rest.len().min(part as usize));
+        let next = rest.split_to(rest.len().min(part));
         parts.push(upload.put_part(next.into()));
     }
     futures_util::future::try_join_all(parts).await.unwrap();
