@@ -523,6 +523,13 @@ impl Merged {
             let plain = url.query().is_none() && url.fragment().is_none();
             self.require(plain, "public_url", "it must have no query and no fragment")?;
         }
+        if let Some(url) = &config.storage_url {
+            // It is named in the log.
+            self.require_anonymous("storage_url", url)?;
+        }
+        if let Some(url) = &config.redirect_endpoint {
+            self.require_http("redirect_endpoint", url)?;
+        }
         if let Some(repository) = &config.package_repository {
             let is_one = Repository::parse(repository).is_some();
             self.require(is_one, "package_repository", "it must be `owner/repository`, or `null`")?;
@@ -590,6 +597,10 @@ impl Merged {
             key,
             "it must begin with `http://` or `https://`",
         )?;
+        self.require_anonymous(key, url)
+    }
+
+    fn require_anonymous(&self, key: &str, url: &Url) -> anyhow::Result<()> {
         let anonymous = url.username().is_empty() && url.password().is_none();
         self.require(anonymous, key, "it must have no user name and no password")
     }

@@ -394,6 +394,16 @@ fn a_value_that_makes_no_sense_is_refused() {
             "public_url",
             "it must have no user name and no password",
         ),
+        (
+            "storage_url: s3://key:hunter2@releases/",
+            "storage_url",
+            "it must have no user name and no password",
+        ),
+        (
+            "redirect_endpoint: s3://a.example",
+            "redirect_endpoint",
+            "it must begin with `http://` or `https://`",
+        ),
         ("max_upload_bytes: 0", "max_upload_bytes", "it must be more than 0"),
         ("cache: {max_package_bytes: 0}", "cache.max_package_bytes", "it must be more than 0"),
         ("cache: {total_bytes: 5}", "cache.max_package_bytes", "it must be at most `cache.total_bytes`, 5"),
