@@ -8,14 +8,16 @@
 //! | the layout of the store | top of [`storage`] |
 //! | what a package may be called | [`name`] |
 //! | upload, listing, download, removal | [`packages`] |
+//! | when the store is looked at, and when not | `src/packages/freshness.rs` |
 //! | releases of repositories, and what counts as their latest | [`releases`] |
-//! | what the sweep removes, and why | [`retention`] |
+//! | what the sweep removes, and why | [`retention`]; who does it, and when: [`sweep`] |
 //! | who may do what | top of [`auth`] |
 //! | what the log says of a change | [`audit`] |
 //! | what is counted, and its name | [`metrics`] |
 //! | the status of an error | `src/http/error.rs` |
 //!
-//! main → http → packages, releases → storage; retention → packages; nothing points back.
+//! Who calls whom: main → server → http, sweep, hasher → packages, releases → storage, and never back. What is plain data or
+//! a pure rule (names, ids, digests, markers, retention) anybody may use.
 
 pub mod audit;
 pub mod auth;

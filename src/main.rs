@@ -17,7 +17,7 @@ use release_server::{
     http, server, telemetry,
 };
 
-/// A request allocates much that another thread frees, at which the system's allocators are slow: musl's very.
+/// Much of what a request allocates is freed by another thread. The system's allocators are slow at that, musl's most.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

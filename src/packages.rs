@@ -105,7 +105,7 @@ impl Packages {
         }))
     }
 
-    /// Where they count what happens: where their store does.
+    /// Where what happens to them is counted.
     pub fn metrics(&self) -> Metrics {
         self.0.metrics
     }
@@ -302,7 +302,7 @@ impl Packages {
         same(&*self.fresh().await.ok()?)?.sha256
     }
 
-    /// Lists the store, if that lets downloads do without looking at it for a while, and has not been done for a while.
+    /// Lists the store in the background, if it was not listed lately and a listing spares downloads a look for a while.
     fn prove(&self) {
         let last = self.0.last();
         let is_old = last.as_ref().is_some_and(|last| !last.is_young());

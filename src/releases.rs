@@ -169,7 +169,7 @@ impl Releases {
         self.known(repository).flights.answer().await
     }
 
-    /// The release of this id, be it a draft.
+    /// The release of this id, drafts included.
     pub async fn find(&self, repository: &Repository, id: ReleaseId) -> Result<Arc<Record>> {
         Ok(self.0.live(repository, id).await?.record)
     }
@@ -384,7 +384,7 @@ impl Inner {
         }
     }
 
-    /// A release that is there, be it pending; `Error::NotFound` of one that is gone.
+    /// A release that is not deleted; it may be pending. `Error::NotFound` if it is gone.
     async fn there(&self, repository: &Repository, id: ReleaseId) -> Result<Version> {
         let version = self.record(&Key::record(repository, id)).await?;
         if version.record.deleted { Err(Error::NotFound(format!("{repository} {id}"))) } else { Ok(version) }

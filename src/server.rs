@@ -31,7 +31,7 @@ use crate::{
     sweep::{self, Swept},
 };
 
-/// What those who ask for metrics may hold: they are few, and their requests are small.
+/// The limits of the listener for metrics: those who ask are few, and their requests are small.
 const METRICS_LIMITS: config::Server = config::Server {
     header_timeout: Duration::from_secs(30),
     stall_timeout: Duration::from_secs(30),
@@ -92,12 +92,12 @@ pub async fn run(mut config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Where files may only be so large (`ulimit -f`), writing past that shall fail, and not end the process.
+/// Where the size of files is limited (`ulimit -f`), a write past the limit must fail, and not end the process.
 fn outlive_file_limit() {
     use tokio::signal::unix::{SignalKind, signal};
-    // Once there is somebody to hear it, its default is off for good.
+    // A handler replaces the default action, which is to end the process, for good.
     if let Err(error) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {
-        tracing::warn!(event = "startup", %error, "a limit of the size of files would end the server");
+        tracing::warn!(event = "startup", %error, "a write past the limit on file sizes (`ulimit -f`) would end the server");
     }
 }
 
@@ -109,7 +109,7 @@ async fn listen(address: SocketAddr, host_key: &str, port_key: &str) -> Result<T
     })
 }
 
-/// What to do when a port cannot be had.
+/// What to do when an address cannot be listened on.
 fn explain_bind(kind: io::ErrorKind, host_key: &str, port_key: &str) -> String {
     match kind {
         io::ErrorKind::AddrInUse => {

@@ -91,7 +91,7 @@ const PARTS_IN_FLIGHT: usize = 4;
 /// How many writes of one upload a disk has at a time: with a second one it does not wait for us.
 const WRITES_IN_FLIGHT: usize = 2;
 
-/// How long a link to the store holds. A download that began in time goes on.
+/// How long a link to the store is valid. A download that began in time goes on.
 pub const LINK_LIFETIME: Duration = Duration::from_mins(5);
 
 /// Where packages are kept.
@@ -107,7 +107,7 @@ pub struct Storage {
     metrics: Metrics,
 }
 
-/// What a kind of store does better, or otherwise, than `ObjectStore` can say.
+/// What a kind of store does better than, or differently from, what `ObjectStore` offers.
 #[derive(Clone)]
 enum Engine {
     Directory(Directory),
@@ -281,7 +281,7 @@ impl Storage {
         Ok(Found { objects: found.objects, markers, skipped: 0, whole: true, generation: None })
     }
 
-    /// Whether a look at it is a request.
+    /// Whether this is a bucket, so that each look at it is a request.
     pub(crate) fn is_bucket(&self) -> bool {
         matches!(self.engine, Engine::Bucket(_))
     }
@@ -294,7 +294,7 @@ impl Storage {
         }
     }
 
-    /// What knows whether packages were written since a listing, where a listing is slow.
+    /// In a bucket: who is writing, which tells whether a listing still holds.
     pub fn changes(&self) -> Option<&Changes> {
         self.changes.as_ref()
     }
@@ -397,8 +397,8 @@ impl Storage {
         }
     }
 
-    /// Makes durable that there is such a package, or none, before somebody is told so who may be repeating a request:
-    /// where a process died in the middle, what is seen need not be durable yet.
+    /// Makes it durable that there is such a package, or none. To be called before a caller is told so who may be repeating
+    /// a request: what a process that died has left is visible, but need not be durable yet.
     pub async fn settle(&self, name: &PackageName) -> Result<()> {
         self.settle_at(&package(name)).await
     }

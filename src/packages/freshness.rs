@@ -37,15 +37,15 @@ const PROVED_TIMES: u32 = 20;
 /// From how many packages on a listing of a bucket is to be proved to hold rather than repeated.
 const MANY: usize = 500;
 
-/// What the last flight found, and what was made of it.
+/// What the last look at the store found, and what was made of it.
 pub(super) struct Last {
-    /// When a look at the store was begun that found it like this.
+    /// When the last look at the store began that found it like this.
     begun: Instant,
     /// How long the listing took.
     took: Duration,
-    /// When a listing was.
+    /// When the last listing began that did.
     listed: Instant,
-    /// By what such a look can be less than a listing.
+    /// The state of the record of changes in which a look at that is enough.
     quiet: Option<Quiet>,
     found: Found,
     listing: Arc<Listing>,
@@ -68,7 +68,7 @@ impl Inner {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last listing, if it was begun at most `age` ago and still holds.
+    /// The last listing, if it was begun at most `age` ago.
     pub(super) fn recent(&self, age: Duration) -> Option<Arc<Listing>> {
         if age.is_zero() {
             return None;
@@ -110,7 +110,7 @@ impl Inner {
         Option::clone(&found).ok_or_else(|| Error::NotFound(name.to_string()))
     }
 
-    /// Takes no listing made so far for proved: the store does not look as it says.
+    /// Trusts no listing made so far to be proved: the store was found otherwise.
     pub(super) fn doubt(&self) {
         if let Some(last) = self.last().as_mut() {
             last.found.generation = None;
@@ -167,7 +167,7 @@ impl Inner {
         Some(Arc::clone(&last.listing))
     }
 
-    /// Keeps the record of changes fit to prove something: nobody waits for it.
+    /// Keeps the record of changes in order, in the background.
     fn tend(self: &Arc<Self>, absent: bool) {
         let many = self.last().as_ref().is_some_and(Last::is_large);
         let Some(changes) = self.storage.changes().filter(|_| many && !self.read_only).cloned() else {
@@ -226,7 +226,7 @@ impl Inner {
         Ok(listing)
     }
 
-    /// A server writes that announces nothing, or whose clock stood still.
+    /// Something was published that was not announced: by an older server, or by one whose clock stood still.
     fn distrust(&self) {
         tracing::warn!(
             event = "listing",

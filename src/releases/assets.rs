@@ -107,7 +107,7 @@ impl Releases {
         })
     }
 
-    /// The asset of this id, and its release, be it a draft.
+    /// The asset of this id, and its release, drafts included.
     pub async fn find_asset(&self, repository: &Repository, id: AssetId) -> Result<(Arc<Record>, Asset)> {
         let record = self.find(repository, id.release()).await?;
         let asset = record.asset_by_id(id).cloned().ok_or_else(|| missing(repository, id))?;

@@ -82,7 +82,7 @@ impl Listing {
         &self.hidden
     }
 
-    /// The greatest `latest_at` of any record, be it gone.
+    /// The greatest `latest_at` of any record, deleted ones included.
     pub(super) fn greatest(&self) -> Option<DateTime<Utc>> {
         self.greatest
     }
