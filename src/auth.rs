@@ -367,7 +367,7 @@ impl fmt::Debug for Authenticator {
             .field("private_repositories", &self.private_repositories)
             .field("tokens", &names)
             .field("jwt", &self.jwt)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
