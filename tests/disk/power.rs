@@ -340,7 +340,9 @@ async fn dead_at_start_then_cut(blow: Blow, client: &reqwest::Client) -> Vec<(bo
     }
     calls.extend(second.end());
     let mut disk = Disk::new(root);
-    calls.iter().for_each(|call| disk.apply(call));
+    for call in &calls {
+        disk.apply(call);
+    }
     cuts(&disk, blow, &format!("killed at the start, call {}, `{hit}`", blow.at), &world)
 }
 
