@@ -171,69 +171,18 @@ pub fn assemble(
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Listing {
-    let mut markers: Vec<Marker> = found.markers.iter().filter_map(|name| Marker::parse(name)).collect();
-    let newest = markers.iter().map(|marker| marker.time).max();
-    markers.sort_unstable_by(|a, b| a.name_hash.cmp(&b.name_hash));
-    let marker_of = |name: &PackageName, object: &ObjectMeta| {
-        let hash = name_hash(name.as_str());
-        let etag = object.e_tag.as_deref().unwrap_or_default();
-        let first = markers.partition_point(|marker| marker.name_hash < hash);
-        let of_name = markers[first..].iter().take_while(|marker| marker.name_hash == hash);
-        let matching = of_name.filter(|marker| marker.describes(etag, object.size));
-        matching.max_by_key(|marker| marker.rank())
-    };
-    let objects: HashMap<PackageName, (&ObjectMeta, Option<&Marker>)> = found
+    let markers = Markers::read(&found.markers);
+    let seen: Seen<'_> = found
         .objects
         .iter()
         .filter_map(|object| {
             let name = PackageName::existing(object.location.as_ref())?;
-            let marker = marker_of(&name, object);
+            let marker = markers.of(&name, object);
             Some((name, (object, marker)))
         })
         .collect();
-    let published = |name: &PackageName| {
-        objects
-            .get(name)
-            .and_then(|(_, marker)| *marker)
-            .is_some_and(|marker| marker.source == Source::Published)
-    };
-
-    // A sidecar lies beside a package of the Python server; what was uploaded here is never one, and has none.
-    let mut sidecars = HashMap::new();
-    for file in digests.keys().filter(|file| !published(file)) {
-        let sibling = file.as_str().strip_suffix(SIDECAR_SUFFIX).and_then(PackageName::existing);
-        if let Some(sibling) = sibling.filter(|sibling| objects.contains_key(sibling) && !published(sibling))
-        {
-            sidecars.insert(sibling, objects[file].0.clone());
-        }
-    }
-    let is_sidecar = |name: &PackageName| {
-        name.as_str()
-            .strip_suffix(SIDECAR_SUFFIX)
-            .and_then(|sibling| sidecars.get(sibling))
-            .is_some_and(|sidecar| sidecar.location.as_ref() == name.as_str())
-    };
-
-    let mut all: Vec<Package> = objects
-        .iter()
-        .filter(|(name, _)| !is_sidecar(name))
-        .map(|(name, (object, marker))| {
-            let sidecar = sidecars
-                .get(name)
-                .filter(|sidecar| marker.is_none() && sidecar.last_modified >= object.last_modified)
-                .and_then(|sidecar| digests.get(sidecar.location.as_ref()));
-            Package {
-                name: name.clone(),
-                size: object.size,
-                etag: object.e_tag.clone().unwrap_or_default(),
-                modified: object.last_modified,
-                created_at: marker.map_or(object.last_modified, |marker| marker.time),
-                sha256: marker.map(|marker| marker.sha256).or(sidecar.copied()),
-                source: marker.map(|marker| marker.source).or(sidecar.map(|_| Source::Published)),
-                marked: marker.is_some(),
-            }
-        })
-        .collect();
+    let sidecars = sidecars(&seen, digests);
+    let mut all = packages(&seen, &sidecars, digests);
     all.sort_unstable_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
 
     let candidates: Vec<Candidate> = all.iter().map(Candidate::from).collect();
@@ -250,10 +199,85 @@ pub fn assemble(
         sidecars,
         markers: Arc::clone(&found.markers),
         whole: found.whole,
-        newest,
+        newest: markers.newest(),
         expires,
         rendered: Default::default(),
     }
+}
+
+/// Objects that may be packages, each with the marker that describes it.
+type Seen<'a> = HashMap<PackageName, (&'a ObjectMeta, Option<&'a Marker>)>;
+
+/// Markers in the order of the names they are of.
+struct Markers(Vec<Marker>);
+
+impl Markers {
+    fn read(names: &[String]) -> Self {
+        let mut markers: Vec<Marker> = names.iter().filter_map(|name| Marker::parse(name)).collect();
+        markers.sort_unstable_by(|a, b| a.name_hash.cmp(&b.name_hash));
+        Self(markers)
+    }
+
+    /// The one that counts, of those that describe this object.
+    fn of(&self, name: &PackageName, object: &ObjectMeta) -> Option<&Marker> {
+        let hash = name_hash(name.as_str());
+        let etag = object.e_tag.as_deref().unwrap_or_default();
+        let first = self.0.partition_point(|marker| marker.name_hash < hash);
+        let of_name = self.0[first..].iter().take_while(|marker| marker.name_hash == hash);
+        of_name.filter(|marker| marker.describes(etag, object.size)).max_by_key(|marker| marker.rank())
+    }
+
+    fn newest(&self) -> Option<DateTime<Utc>> {
+        self.0.iter().map(|marker| marker.time).max()
+    }
+}
+
+/// The sidecars, by the names of their packages. One lies beside a package of the Python server; what was uploaded to this
+/// one is no sidecar, and has none.
+fn sidecars(seen: &Seen<'_>, digests: &HashMap<PackageName, Digest>) -> HashMap<PackageName, ObjectMeta> {
+    let uploaded = |name: &PackageName| {
+        let marker = seen.get(name).and_then(|(_, marker)| *marker);
+        marker.is_some_and(|marker| marker.source == Source::Published)
+    };
+    let sidecar = |file: &PackageName| {
+        let sibling = file.as_str().strip_suffix(SIDECAR_SUFFIX).and_then(PackageName::existing)?;
+        if !seen.contains_key(&sibling) || uploaded(&sibling) || uploaded(file) {
+            return None;
+        }
+        Some((sibling, seen.get(file)?.0.clone()))
+    };
+    digests.keys().filter_map(sidecar).collect()
+}
+
+/// What of it are packages: all but the sidecars, whose digests they have.
+fn packages(
+    seen: &Seen<'_>,
+    sidecars: &HashMap<PackageName, ObjectMeta>,
+    digests: &HashMap<PackageName, Digest>,
+) -> Vec<Package> {
+    let is_sidecar = |name: &PackageName| {
+        let sibling = name.as_str().strip_suffix(SIDECAR_SUFFIX);
+        let sidecar = sibling.and_then(|sibling| sidecars.get(sibling));
+        sidecar.is_some_and(|sidecar| sidecar.location.as_ref() == name.as_str())
+    };
+    let package = |(name, (object, marker)): (&PackageName, &(&ObjectMeta, Option<&Marker>))| {
+        // A digest from before the bytes is not theirs.
+        let sidecar = sidecars
+            .get(name)
+            .filter(|sidecar| marker.is_none() && sidecar.last_modified >= object.last_modified)
+            .and_then(|sidecar| digests.get(sidecar.location.as_ref()));
+        Package {
+            name: name.clone(),
+            size: object.size,
+            etag: object.e_tag.clone().unwrap_or_default(),
+            modified: object.last_modified,
+            created_at: marker.map_or(object.last_modified, |marker| marker.time),
+            sha256: marker.map(|marker| marker.sha256).or(sidecar.copied()),
+            source: marker.map(|marker| marker.source).or(sidecar.map(|_| Source::Published)),
+            marked: marker.is_some(),
+        }
+    };
+    seen.iter().filter(|(name, _)| !is_sidecar(name)).map(package).collect()
 }
 
 #[cfg(test)]
