@@ -6,9 +6,9 @@
 //! | write | a token with the scope `write` | the same |
 //! | delete | a token with the scope `delete` | the same |
 //!
-//! Repositories are read, and written to, by the same rules. What holds for them beside:
+//! Repositories are read, and written to, by the same rules. In addition:
 //!
-//! - A private repository (`auth.private_repositories`) is not there (404) for who may not read it.
+//! - A private repository (`auth.private_repositories`) is a 404 for callers who may not read it.
 //! - On a public read a token that is not valid here is as good as none, for clients send along tokens that are meant
 //!   for others; one that may write shows drafts too.
 //!

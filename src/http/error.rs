@@ -23,7 +23,7 @@ const DOCUMENTATION: &str = "/docs";
 /// After how many seconds a 503 may be tried again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// The same while the server is read-only: somebody is at work, and clients shall not keep asking.
+/// The same while the server is read-only: maintenance takes minutes, so clients need not keep asking.
 const MAINTENANCE: HeaderValue = HeaderValue::from_static("60");
 
 /// What every error answer says.

@@ -228,7 +228,7 @@ pub(super) async fn latest(
     newest(&app, &base, &headers).await
 }
 
-/// The packages as a release, for who may read them.
+/// The packages as a release, for callers who may read them.
 pub(super) async fn newest(app: &App, base: &BaseUrl, headers: &HeaderMap) -> Result<Response> {
     let listing = app.packages.list().await?;
     let answer = listing.rendered.get(Kind::Release, base.as_str(), || {
@@ -277,7 +277,7 @@ pub(super) async fn list(
     Ok(response)
 }
 
-/// HTML only for who asks for it by name, as browsers do; `*/*` is a script's.
+/// HTML only for clients that ask for it by name, as browsers do; scripts send `*/*`.
 fn accepted(headers: &HeaderMap) -> Format {
     use mediatype::{MediaType, names};
     const HTML: MediaType<'_> = MediaType::new(names::TEXT, names::HTML);
@@ -498,7 +498,7 @@ fn sized_json(value: &impl Serialize, about: usize) -> Result<Bytes> {
     Ok(text.into())
 }
 
-/// A finished answer, or 304 for who has it already.
+/// A finished answer, or a 304 if the client has it already.
 pub(super) fn respond(answer: Answer, content_type: HeaderValue, headers: &HeaderMap) -> Response {
     let Answer { body, etag } = answer;
     let unchanged = headers.typed_get::<IfNoneMatch>().is_some_and(|condition| {

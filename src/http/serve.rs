@@ -7,9 +7,9 @@
 //! - A TLS handshake has `header_timeout` too, and takes a connection's place.
 //! - At most `max_connections` are open; others wait in the kernel's queue. Nothing that `accept` answers ends the
 //!   loop.
-//! - Stopping closes the door behind those who have knocked, gives requests in flight `shutdown_grace`, and every
-//!   connection a moment for a request that is on its way; its answer says `Connection: close`. What was heard is
-//!   answered: no request is lost to a restart.
+//! - On a stop, connections that wait to be accepted are still accepted. Requests in flight get `shutdown_grace`, and every
+//!   connection gets a moment for a request that is on its way, whose answer says `Connection: close`. So no request is
+//!   lost to a restart.
 //!
 //! Leaves to `http/layers.rs` what a single request may cost, the stalled request body among it.
 
@@ -66,8 +66,7 @@ const STREAMS: u32 = 128;
 /// How many stall time-outs an HTTP/2 client has to fetch what was buffered for it, once its connection is closing.
 const LINGER: u32 = 10;
 
-/// How long a connection that was used just now may still bring a request, when the server is about to stop: it may be
-/// on its way.
+/// How long a stopping server waits for a request that may be on its way, on a connection that was just used.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// After a failed `accept`: until then a file descriptor may have come free.
@@ -273,8 +272,8 @@ impl Door {
 }
 
 impl Door {
-    /// Lets in who waits already, as far as there is room, and closes. To the client a connection is made when the
-    /// kernel has it; closing over it would cut off a request that was sent.
+    /// Accepts the connections that already wait, as far as there is room, and closes. To its client a connection is open
+    /// once the kernel has it; to close without accepting it would cut off a request that was sent.
     fn close(self) -> Vec<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let Ok(listener) = self.listener.into_std() else { return Vec::new() };
         let mut last = Vec::new();

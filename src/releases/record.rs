@@ -232,7 +232,7 @@ pub(super) fn parse<T: for<'de> Deserialize<'de>>(key: &Key, bytes: &[u8]) -> Re
         .map_err(|error| Error::Internal(anyhow::Error::new(error).context(format!("`{key}` is broken"))))
 }
 
-/// Writes what is to lie at a key; indented, for who looks into the store.
+/// Writes what is to lie at a key; indented, for people who look into the store.
 pub(super) fn render(value: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| Error::Internal(error.into()))?;
     Ok(text.into())

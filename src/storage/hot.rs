@@ -1,6 +1,6 @@
 //! Small files that are asked for often, in memory: packages and assets, under one limit.
 //!
-//! - A file is kept when it is asked for again, so that who fetches everything once drives nothing out.
+//! - A file is kept from its second request on, so that somebody who fetches everything once drives nothing out.
 //! - What is kept is the bytes at one ETag, or of a key that is written only once: never stale, whoever asks.
 //! - Many who ask at once for what is not kept yet make one read.
 //! - What is being read for it counts too: it never outgrows its limit.
@@ -42,7 +42,7 @@ impl Content {
     }
 }
 
-/// Of how many files it is remembered that they were asked for once.
+/// How many files are remembered as asked for once.
 const REMEMBERED: usize = 1024;
 
 /// The files that are kept.
@@ -90,7 +90,7 @@ impl Weighter<Key, Bytes> for ByBytes {
 }
 
 impl HotFiles {
-    /// As the operator wants it; nothing is kept with a limit of 0.
+    /// Keeps files within these limits; none with a limit of 0.
     pub(super) fn new(limits: &config::Cache) -> Self {
         let total = limits.total_bytes;
         let room = usize::try_from(total).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);

@@ -5,7 +5,7 @@
 //!
 //! - JSON is indented, because install scripts `grep` it by the line, and of the type `application/json`.
 //! - No answer of the API is a redirect, nor a 202, nor empty with a 200.
-//! - A draft is not there for who may not write.
+//! - For callers who may not write, drafts do not exist.
 
 mod access;
 mod assets;
@@ -41,7 +41,7 @@ use links::Links;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// A finished answer, or 304 for who has it already.
+/// A finished answer, or a 304 if the client has it already.
 fn answer(answer: Answer, headers: &HeaderMap) -> Response {
     let mut response = respond(answer, JSON, headers);
     response.headers_mut().append(header::VARY, HeaderValue::from_static("authorization"));
