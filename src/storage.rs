@@ -158,7 +158,8 @@ impl Storage {
         })?;
         let version = root.join(layout().as_ref());
         if !version.is_file() {
-            std::fs::File::create(&version)?.sync_all()?;
+            // It has no bytes; only its name is to be durable.
+            std::fs::File::create(&version)?;
             std::fs::File::open(root.join(CONTROL))?.sync_all()?;
         }
         Ok(Self::new(Arc::new(directory.clone()), Engine::Directory(directory), upload_memory_bytes))

@@ -16,7 +16,7 @@ use super::{
     local::Local,
     process::{Server, scale},
     trace::{Act, Errno, Plan, Tracer, can_trace},
-    world::{Asker, Outcome, client},
+    world::{Asker, Outcome, Step, client},
 };
 
 /// The call is not made; and made, but said to have failed, as a network file system may.
@@ -28,13 +28,17 @@ const ACTS: [Act; 5] = [
     Act::Fail(Errno::EACCES),
 ];
 
+/// What a package must not be acknowledged without.
+const ALWAYS: [&str; 2] =
+    ["unlink .release-server/stage/", "link .release-server/stage/* .release-server/packages/"];
+
 struct Case {
     hit: Option<String>,
     outcome: Outcome,
     wrong: Result<(), String>,
 }
 
-async fn case(flow: &Flow, at: usize, act: Act, client: &reqwest::Client) -> Case {
+async fn case(flow: &Flow, plan: Plan, client: &reqwest::Client) -> Case {
     let folder = folder();
     let root = folder.path();
     let server = Server::start(root, &QUIET);
@@ -42,7 +46,6 @@ async fn case(flow: &Flow, at: usize, act: Act, client: &reqwest::Client) -> Cas
     let before = set(flow.scene, &asker).await;
     let request = asker.prepare(&flow.step).await.unwrap();
     let again = request.try_clone().unwrap();
-    let plan = Plan { at, of: "", looks: true, act };
     let tracer = Tracer::attach(server.id(), root, false, Some(plan));
     let outcome = asker.send(request).await;
     let hit = tracer.hit();
@@ -78,7 +81,10 @@ async fn case(flow: &Flow, at: usize, act: Act, client: &reqwest::Client) -> Cas
         }
         let possible = if said { vec![before.after(&flow.step)] } else { before.doubtful(&flow.step) };
         let look = async |asker: &Asker| {
-            let (found, _) = asker.look().await?;
+            let (found, unhashed) = asker.look().await?;
+            if said && !unhashed.is_empty() {
+                return Err(format!("acknowledged, and without a digest: {unhashed:?}"));
+            }
             let world = possible.iter().find(|world| world.looks_like(&found)).cloned();
             world.ok_or_else(|| format!("there is {found:#?}\nwhich is none of {possible:#?}"))
         };
@@ -107,11 +113,14 @@ async fn whatever_call_fails_the_answer_is_calm_and_nothing_is_lost() {
         // Of each call another error, and all of them in many rounds.
         let acts = ACTS.len().min(scale());
         let points = (1 + number % every..).step_by(every);
+        let always = ALWAYS.iter().filter(|_| matches!(flow.step, Step::Put { .. }));
+        let always = always.map(|of| Plan { at: 1, of, looks: true, act: ACTS[0] });
         let tried = points.flat_map(|at| (0..acts).map(move |more| (at, ACTS[(at + more) % ACTS.len()])));
-        let mut tried = stream::iter(tried)
-            .map(|(at, act)| async move { (at, act, case(flow, at, act, client).await) })
+        let tried = tried.map(|(at, act)| Plan { at, of: "", looks: true, act });
+        let mut tried = stream::iter(always.chain(tried))
+            .map(|plan| async move { (plan, case(flow, plan, client).await) })
             .buffered(3);
-        while let Some((at, act, Case { hit, outcome, wrong })) = tried.next().await {
+        while let Some((Plan { at, act, .. }, Case { hit, outcome, wrong })) = tried.next().await {
             if let Err(wrong) = &wrong {
                 println!("{}, call {at}, {hit:?} {act:?}: {wrong}", flow.name);
                 faults.push(format!("{}, call {at}, {hit:?} {act:?}: {wrong}", flow.name));

@@ -14,7 +14,7 @@ use super::{
     evidence::Evidence,
     kill::{FLOWS, Flow, QUIET, folder, set},
     local::Local,
-    process::{KIB, MIB, Server, command, eventually, scale},
+    process::{KIB, MIB, Server, body, command, eventually, scale},
     trace::{Act, Call, Effect, Errno, Plan, Tracer, can_trace, go, held_back},
     tree::{Disk, Fate},
     world::{Asker, Step, World, client},
@@ -39,11 +39,11 @@ const LIFE: &[Step] = &[
     Step::Delete("a.bin"),
 ];
 
-/// More than the disk is set to work on before the upload ends.
+/// So much that the disk is set to work on it twice before the upload ends.
 const HUGE: Flow = Flow {
     name: "a file that is synced ahead",
     scene: &[],
-    step: Step::Put { name: "huge.bin", seed: 8, size: 33 * MIB, overwrite: false },
+    step: Step::Put { name: "huge.bin", seed: 8, size: 65 * MIB, overwrite: false },
 };
 
 /// Where the server's directory is: its parents are to be made as well.
@@ -238,8 +238,8 @@ fn blows(sites: &[String], every: usize, known: &mut BTreeSet<(String, String)>)
     blows
 }
 
-/// One of two servers on a directory is killed, or its disk fails once. Who then asks again, the other one if need be, is
-/// told that it is done; and the power goes.
+/// One of two servers on a directory is killed, or its disk fails once. Who then asks again, the other one if need be, whose
+/// disk fails at each sync as well, is told at last that it is done; and the power goes.
 async fn struck_then_cut(flow: &Flow, blow: Blow, client: &reqwest::Client) -> Vec<(bool, Cut)> {
     let folder = folder();
     let root = folder.path();
@@ -260,20 +260,59 @@ async fn struck_then_cut(flow: &Flow, blow: Blow, client: &reqwest::Client) -> V
         let asker = if killed { Asker::new(client, second.server.address) } else { asker };
         let (found, _) = asker.look().await.unwrap();
         let possible = if done { vec![before.after(&flow.step)] } else { before.doubtful(&flow.step) };
-        let world =
-            possible.iter().find(|world| world.looks_like(&found)).expect("tests of their own say more");
-        asker.repeat(again, &flow.step, world).await.unwrap();
-        world.after(&flow.step)
+        let mut world =
+            possible.into_iter().find(|world| world.looks_like(&found)).expect("tests of their own say more");
+        for at in 1.. {
+            second.tracer.plan(Plan { at, of: "sync ", looks: false, act: Act::Fail(Errno::EIO) });
+            let repeated = asker.repeat(again.try_clone().unwrap(), &flow.step, &world).await;
+            let (found, _) = asker.look().await.unwrap();
+            if found.looks_like(&world.after(&flow.step)) {
+                world = world.after(&flow.step);
+            }
+            match repeated {
+                Ok(()) => break,
+                Err(error) if at > 20 => panic!("{}: {error}", flow.name),
+                Err(_) => {}
+            }
+        }
+        world
     };
-    let (first, second) = (first.end(), second.end());
-
-    let mut disk = Disk::new(root);
-    let ((start, rest), (other_start, other_rest)) = (first.split_at(starts.0), second.split_at(starts.1));
-    for call in [start, other_start, rest, other_rest].into_iter().flatten() {
-        disk.apply(call);
-    }
+    let disk = Disk::of_two(root, starts, (&first.end(), &second.end()));
     let what = format!("{}, {:?} at call {}, `{hit}`; then said to be done", flow.name, blow.act, blow.at);
     cuts(&disk, blow, &what, &after)
+}
+
+/// Two servers are sent a package of one name. The first is killed when the name is there and not durable; so the other one,
+/// which has begun to take it before, says that the name is taken; and the power goes.
+async fn beaten_by_the_dead_then_cut(client: &reqwest::Client) -> Vec<(bool, Cut)> {
+    let folder = folder();
+    let root = folder.path();
+    let (first, second) = (Recorded::start(root), Recorded::start(root));
+    let starts = (first.tracer.count(), second.tracer.count());
+    let (step, bytes) = (&LIFE[0], body(1, 5 * KIB));
+    let (sender, body) = tokio::sync::mpsc::channel(1);
+    let body = stream::unfold((body, bytes.clone()), |(mut body, all)| async move {
+        let range: std::ops::Range<usize> = body.recv().await?;
+        Some((Ok::<_, std::io::Error>(all.slice(range)), (body, all)))
+    });
+    let late = Asker::new(client, second.server.address);
+    let late = late.request(reqwest::Method::PUT, "/assets/a.bin").body(reqwest::Body::wrap_stream(body));
+    let late = tokio::spawn(late.send());
+    sender.send(0..KIB).await.unwrap();
+    let looked = |call: &Call| call.site.ends_with("srv/data/a.bin");
+    eventually("it has looked whether the name is free", || second.tracer.made(looked));
+
+    let at = Blow { at: 2, of: "sync srv/data", act: Act::Kill, most: true };
+    first.tracer.plan(at.plan());
+    let asker = Asker::new(client, first.server.address);
+    let request = asker.prepare(step).await.unwrap();
+    let _ = asker.send(request).await;
+    assert_eq!(first.tracer.hit().as_deref(), Some("sync srv/data"));
+    sender.send(KIB..5 * KIB).await.unwrap();
+    drop(sender);
+    assert_eq!(late.await.unwrap().unwrap().status(), 409);
+    let disk = Disk::of_two(root, starts, (&first.end(), &second.end()));
+    cuts(&disk, at, "beaten by a server that died", &World::default().after(step))
 }
 
 /// The ways in which a disk may be left on which this world was acknowledged.
@@ -303,7 +342,8 @@ async fn what_a_killed_server_or_a_failed_sync_left_is_durable_before_it_is_ackn
     tried.push((&HUGE, Blow { at: 1, of: ahead, act: Act::Fail(Errno::EIO), most: true }));
     println!("{} blows", tried.len());
     let tried = stream::iter(tried).map(|(flow, blow)| struck_then_cut(flow, blow, client)).buffered(3);
-    let cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
+    let mut cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
+    cuts.push(beaten_by_the_dead_then_cut(client).await);
     let (cases, faults) = check(cuts.into_iter().flatten().collect(), 8 / scale().min(8)).await;
     Evidence {
         attack: "killed, or a sync failed; asked again, acknowledged; then the power goes",
@@ -317,7 +357,8 @@ async fn what_a_killed_server_or_a_failed_sync_left_is_durable_before_it_is_ackn
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// A server dies while it makes its directory; another one finds some of it there, and publishes.
+/// A server dies while it makes its directory, or gives up because a sync fails; another one finds some of it there, and
+/// publishes.
 async fn dead_at_start_then_cut(blow: Blow, client: &reqwest::Client) -> Vec<(bool, Cut)> {
     let folder = folder();
     let root = folder.path();
@@ -325,7 +366,7 @@ async fn dead_at_start_then_cut(blow: Blow, client: &reqwest::Client) -> Vec<(bo
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let tracer = Tracer::attach(child.id(), root, true, Some(blow.plan()));
     go(&mut child);
-    eventually("it is killed", || tracer.hit().is_some());
+    eventually("it ends", || tracer.is_over());
     let hit = tracer.hit().unwrap();
     let mut calls = tracer.finish();
     // Who watched it has seen its end.
@@ -343,11 +384,11 @@ async fn dead_at_start_then_cut(blow: Blow, client: &reqwest::Client) -> Vec<(bo
     for call in &calls {
         disk.apply(call);
     }
-    cuts(&disk, blow, &format!("killed at the start, call {}, `{hit}`", blow.at), &world)
+    cuts(&disk, blow, &format!("{:?} at the start, call {}, `{hit}`", blow.act, blow.at), &world)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_leaves_that_dies_at_its_start_is_durable_before_anything_in_it_is() {
+async fn what_a_server_leaves_that_dies_at_its_start_is_durable_before_what_is_in_it_is_acknowledged() {
     if !can_trace("power cuts after kills at the start") {
         return;
     }
@@ -357,13 +398,12 @@ async fn what_a_server_leaves_that_dies_at_its_start_is_durable_before_anything_
         changes(&Recorded::start(folder.path()).end())
     };
     let every = 12 / scale().min(12);
-    let blows = blows(&sites, every, &mut BTreeSet::new());
-    let blows = blows.into_iter().filter(|blow| blow.act == Act::Kill);
-    let tried = stream::iter(blows).map(|blow| dead_at_start_then_cut(blow, client)).buffered(3);
+    let tried = stream::iter(blows(&sites, every, &mut BTreeSet::new()));
+    let tried = tried.map(|blow| dead_at_start_then_cut(blow, client)).buffered(3);
     let cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
     let (cases, faults) = check(cuts.into_iter().flatten().collect(), 8 / scale().min(8)).await;
     Evidence {
-        attack: "killed while it starts on a new directory; another one publishes; then the power goes",
+        attack: "killed, or a sync failed, at the start on a new directory; another one publishes; then the power goes",
         on: "directory, recorded and replayed",
         cases,
         of: "disks",

@@ -150,7 +150,8 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     stop: AtomicBool,
     ended: AtomicBool,
-    plan: Mutex<Option<Plan>>,
+    /// And how many of the calls that count there were.
+    plan: Mutex<Option<(Plan, usize)>>,
     hit: Mutex<Option<String>>,
 }
 
@@ -158,7 +159,7 @@ impl Tracer {
     /// Watches what the process does below `root`, from now on. `keep`: the bytes it writes too.
     pub(crate) fn attach(pid: u32, root: &Path, keep: bool, plan: Option<Plan>) -> Self {
         let pid = Pid::from_raw(pid.cast_signed());
-        let shared = Arc::new(Shared { plan: Mutex::new(plan), ..Shared::default() });
+        let shared = Arc::new(Shared { plan: Mutex::new(plan.map(|plan| (plan, 0))), ..Shared::default() });
         let (ready, attached) = mpsc::channel();
         let (root, inner) = (root.to_owned(), Arc::clone(&shared));
         // All requests about a process must come from the thread that traces it.
@@ -171,7 +172,6 @@ impl Tracer {
                 pending: HashMap::new(),
                 busy: None,
                 held: VecDeque::new(),
-                counted: 0,
             };
             watch.seize();
             let _ = ready.send(());
@@ -183,7 +183,7 @@ impl Tracer {
 
     /// Steps in from now on.
     pub(crate) fn plan(&self, plan: Plan) {
-        *self.shared.plan.lock().unwrap() = Some(plan);
+        *self.shared.plan.lock().unwrap() = Some((plan, 0));
     }
 
     /// How many calls there were.
@@ -191,9 +191,19 @@ impl Tracer {
         self.shared.calls.lock().unwrap().len()
     }
 
+    /// Whether such a call was made.
+    pub(crate) fn made(&self, such: impl Fn(&Call) -> bool) -> bool {
+        self.shared.calls.lock().unwrap().iter().any(such)
+    }
+
     /// Where the plan stepped in, if it has.
     pub(crate) fn hit(&self) -> Option<String> {
         self.shared.hit.lock().unwrap().clone()
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.ended.load(SeqCst)
     }
 
     /// Lets the process go on by itself, or waits for its end if it was killed; all calls.
@@ -270,7 +280,6 @@ struct Watch {
     busy: Option<Pid>,
     /// Those who wait for it to be over.
     held: VecDeque<Pid>,
-    counted: usize,
 }
 
 const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
@@ -365,10 +374,11 @@ impl Watch {
             Some(Intent::Done(Effect::Answered(_))) => plan.act == Act::Kill,
             _ => plan.looks || !pending.looks,
         };
-        let plan = self.shared.plan.lock().unwrap().filter(counts);
-        if let Some(plan) = plan {
-            self.counted += 1;
-            if self.counted == plan.at {
+        if let Some((plan, counted)) = self.shared.plan.lock().unwrap().as_mut()
+            && counts(plan)
+        {
+            *counted += 1;
+            if *counted == plan.at {
                 *self.shared.hit.lock().unwrap() = Some(pending.site.clone());
                 match plan.act {
                     Act::Kill => {

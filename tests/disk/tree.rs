@@ -99,6 +99,18 @@ impl Disk {
         Self { things: vec![folder], by_inode: HashMap::from([(inode, ROOT)]) }
     }
 
+    /// What two processes have made of such a folder, of which the first began, and then the second, and then the first
+    /// went on until it had nothing more to do. `starts`: with how many calls they began.
+    pub(crate) fn of_two(root: &Path, starts: (usize, usize), calls: (&[Call], &[Call])) -> Self {
+        let mut disk = Self::new(root);
+        let ((start, rest), (other_start, other_rest)) =
+            (calls.0.split_at(starts.0), calls.1.split_at(starts.1));
+        for call in [start, other_start, rest, other_rest].into_iter().flatten() {
+            disk.apply(call);
+        }
+        disk
+    }
+
     /// Goes on by one call.
     pub(crate) fn apply(&mut self, call: &Call) {
         match call.effect.as_ref() {
@@ -269,7 +281,7 @@ impl Disk {
                 (name, node).hash(&mut hasher);
                 match &self.things[*node] {
                     Thing::Folder { .. } => folders.push(*node),
-                    Thing::File { .. } => self.bytes(*node, fate).hash(&mut hasher),
+                    Thing::File { dirty, .. } => dirty.then_some(fate.bytes).hash(&mut hasher),
                 }
             }
             u64::MAX.hash(&mut hasher);

@@ -43,7 +43,7 @@ use tokio::{
 use crate::{
     contract::{UPLOAD_MEMORY, bytes},
     evidence::Evidence,
-    fake::{BUCKET, Fake},
+    fake::{BUCKET, Fake, Operation as Asking},
     proxy::{Asked, Proxy, Verdict},
     releases::{me, replica, tag, upload},
 };
@@ -456,4 +456,31 @@ async fn a_tag_has_one_release_whoever_goes_first() {
     for figure in [&figures.done, &figures.taken, &figures.missing, &figures.lost, &figures.late] {
         assert!(figure.load(Relaxed) > 0, "{figures:?}");
     }
+}
+
+/// The one order in which it matters that who holds the lock on a tag takes it once more: another one has seen that it is
+/// free, and is about to take it.
+#[tokio::test]
+async fn a_publish_takes_its_own_lock_from_who_is_about_to_take_it() {
+    let fake = Fake::start().await;
+    let storage = storage(&fake, &fake.url).await;
+    let (one, other) = (replica(&storage), replica(&storage));
+    let draft = || NewRelease { draft: true, ..NewRelease::new(tag(TAGS[0])) };
+    let first = one.create(&repository(), draft(), &me()).await.unwrap().id;
+    let second = one.create(&repository(), draft(), &me()).await.unwrap().id;
+    one.edit(&repository(), first, Edit::publish(), &me()).await.unwrap();
+    one.edit(&repository(), first, Edit { draft: Some(true), ..Edit::default() }, &me()).await.unwrap();
+
+    let locks = Key::pointer(&repository(), &tag(TAGS[0]));
+    let gate = fake.when([Asking::Put]).under(&format!("a/prefix/{locks}")).hold();
+    let taking = async { other.edit(&repository(), second, Edit::publish(), &me()).await };
+    let meanwhile = async {
+        gate.arrived().await;
+        one.edit(&repository(), first, Edit::publish(), &me()).await.unwrap();
+        gate.release();
+    };
+    let (refused, ()) = tokio::join!(taking, meanwhile);
+    assert!(matches!(refused, Err(Error::Breach(breach)) if breach.code == "already_exists"));
+    let owner = one.by_tag(&repository(), &tag(TAGS[0])).await.unwrap();
+    assert!(owner.id == first && !one.find(&repository(), second).await.unwrap().is_published());
 }

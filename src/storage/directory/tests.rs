@@ -13,7 +13,10 @@ use object_store::{GetRange, ObjectStoreExt};
 use tempfile::TempDir;
 
 use super::*;
-use crate::storage::blocks::BLOCK_BYTES;
+use crate::{
+    releases::{id::ReleaseId, name::Repository},
+    storage::{Engine, Storage, blocks::BLOCK_BYTES, repos::Key},
+};
 
 /// A file of several blocks is read in several pieces.
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -207,6 +210,24 @@ async fn a_removal_spares_what_has_changed() {
         let refused = directory.remove_if(&at(name), &second).await;
         assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn empty_folders_go_and_are_not_taken_for_durable_when_somebody_makes_them_again() {
+    let (folder, directory) = open();
+    let storage = Storage::new(Arc::new(directory.clone()), Engine::Directory(directory.clone()), 0);
+    let repository = Repository::parse("acme/app").unwrap();
+    let keys = ["a", "b"].map(|name| Key::bytes(&repository, ReleaseId::new(Utc::now(), 1), "token", name));
+    for key in &keys {
+        put(&directory, key.as_str(), b"one", PutMode::Create).await.unwrap();
+    }
+    let made = folder.path().join(keys[0].as_str()).parent().unwrap().to_owned();
+    assert!(directory.0.anchored.get(&made).is_some());
+    storage.erase(&keys[0]).await.unwrap();
+    assert!(made.exists(), "it is in use");
+    storage.erase(&keys[1]).await.unwrap();
+    assert!(!folder.path().join("repos/acme").exists() && folder.path().join("repos").exists());
+    assert!(directory.0.anchored.get(&made).is_none());
 }
 
 #[tokio::test]
