@@ -212,6 +212,30 @@ async fn a_removal_spares_what_has_changed() {
     }
 }
 
+/// Else who compares could judge one version and hit the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_replaces_or_removes_waits_for_the_lock_of_another_process() {
+    let (folder, directory) = open();
+    let other = Directory::open(folder.path()).unwrap();
+    for name in ["removed", "overwritten", "updated"] {
+        let etag = put(&directory, name, b"one", PutMode::Create).await.unwrap();
+        let directory = directory.clone();
+        let held = other.0.lock().unwrap();
+        let working = tokio::spawn(async move {
+            match name {
+                "removed" => drop(directory.remove_if(&at(name), &etag).await.unwrap()),
+                "overwritten" => drop(put(&directory, name, b"two", PutMode::Overwrite).await.unwrap()),
+                _ => drop(put(&directory, name, b"two", update(&etag)).await.unwrap()),
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(fs::read(folder.path().join(name)).unwrap_or_default(), b"one", "{name}");
+        drop(held);
+        working.await.unwrap();
+        assert_ne!(fs::read(folder.path().join(name)).unwrap_or_default(), b"one", "{name}");
+    }
+}
+
 #[tokio::test]
 async fn empty_folders_go_and_are_not_taken_for_durable_when_somebody_makes_them_again() {
     let (folder, directory) = open();
