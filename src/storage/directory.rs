@@ -59,6 +59,9 @@ const LAST_SECOND: i64 = 253_402_300_799;
 /// Of how many folders it is remembered that their names are durable.
 const ANCHORED: usize = 4096;
 
+/// How often a folder is made that others remove.
+const FOLDER_TRIES: usize = 16;
+
 /// A directory as an object store; clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Directory(Arc<Inner>);
@@ -286,20 +289,13 @@ impl Inner {
     fn publish(&self, stage: &Stage, target: &FilePath, mode: &PutMode) -> io::Result<PutResult> {
         match mode {
             PutMode::Create => {
-                match fs::hard_link(&stage.path, target) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        self.create_parent(target)?;
-                        fs::hard_link(&stage.path, target)
-                    }
-                    linked => linked,
-                }?;
+                self.in_its_folder(target, || fs::hard_link(&stage.path, target))?;
                 fs::remove_file(&stage.path)?;
             }
             PutMode::Overwrite => {
                 let _lock = self.lock()?;
                 // A rename onto a symbolic link replaces the link; onto a folder it fails.
-                self.create_parent(target)?;
-                fs::rename(&stage.path, target)?;
+                self.in_its_folder(target, || fs::rename(&stage.path, target))?;
             }
             PutMode::Update(expected) => {
                 let _lock = self.lock()?;
@@ -328,9 +324,20 @@ impl Inner {
         Ok(())
     }
 
-    fn create_parent(&self, file: &FilePath) -> io::Result<()> {
-        let made = |folder: &FilePath| self.anchored.insert(folder.to_owned(), ());
-        file.parent().map_or(Ok(()), |folder| create_dir_synced(folder, &made))
+    /// Gives a file its name, in a folder that is made if it is missing.
+    ///
+    /// More than once: somebody may [prune](Directory::prune) it just then.
+    fn in_its_folder(&self, file: &FilePath, give: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let Some(folder) = file.parent() else { return give() };
+        let mut given = give();
+        for _ in 0..FOLDER_TRIES {
+            if !matches!(&given, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                break;
+            }
+            let made = create_dir_synced(folder, &|made| self.anchored.insert(made.to_owned(), ()));
+            given = made.and_then(|()| give());
+        }
+        given
     }
 
     fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<PutResult> {
@@ -752,14 +759,16 @@ fn create_dir_synced(folder: &FilePath, made: &dyn Fn(&FilePath)) -> io::Result<
         }
         created => created,
     };
-    match created {
-        Ok(()) => {
-            sync_parent(folder)?;
-            made(folder);
-            Ok(())
-        }
-        Err(_) if folder.is_dir() => Ok(()),
-        Err(error) => Err(error),
+    let Err(error) = created else {
+        sync_parent(folder)?;
+        made(folder);
+        return Ok(());
+    };
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        // That the folder is there already is not what is wrong, nor does it say so of a file in it.
+        Err(unseen) if error.kind() == io::ErrorKind::AlreadyExists => Err(unseen),
+        _ => Err(error),
     }
 }
 

@@ -254,6 +254,27 @@ async fn empty_folders_go_and_are_not_taken_for_durable_when_somebody_makes_them
     assert!(directory.0.anchored.get(&made).is_none());
 }
 
+#[test]
+fn a_folder_that_is_removed_all_the_time_keeps_no_file_out() {
+    let (_folder, directory) = open();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (runtime, directory) = (&runtime, &directory);
+            scope.spawn(move || {
+                for round in 0..250 {
+                    let name = format!("repos/acme/app/files/1/{number}/{round}");
+                    runtime.block_on(async {
+                        put(directory, &name, b"one", PutMode::Create).await.unwrap();
+                        directory.delete(&at(&name)).await.unwrap();
+                        directory.prune(&at(&name), &at("repos")).await;
+                    });
+                }
+            });
+        }
+    });
+}
+
 #[tokio::test]
 async fn a_starting_process_clears_only_what_nobody_holds() {
     let (folder, directory) = open();
