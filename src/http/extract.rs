@@ -30,6 +30,9 @@ use crate::{
 /// The security scheme of the OpenAPI document.
 pub(super) const BEARER: &str = "token";
 
+/// So many characters of a text that may be no name are enough to recognize it.
+const RECOGNIZABLE: usize = 255;
+
 /// A caller who may list and download.
 pub(super) struct Reader;
 
@@ -69,7 +72,8 @@ async fn change(parts: &mut Parts, app: &App, scope: Scope, action: Action) -> R
     let authorized = app.auth.authorize(parts.headers.get(header::AUTHORIZATION), scope);
     let (actor, allowed) = admit(parts, app, authorized).await;
     if let Err(error) = &allowed {
-        let name = name_in(parts, app).await.ok();
+        let name =
+            name_in(parts, app).await.ok().map(|name| name.chars().take(RECOGNIZABLE).collect::<String>());
         audit::denied(&actor, action, name.as_deref(), error);
     }
     allowed.map(|()| actor)
@@ -166,10 +170,9 @@ impl FromRequestParts<App> for Name {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let name = name_in(parts, app).await?;
-        // Of a long text that is no name, a line is enough to recognize it.
         PackageName::existing(&name)
             .map(Self)
-            .ok_or_else(|| Error::NotFound(name.escape_debug().take(255).collect()))
+            .ok_or_else(|| Error::NotFound(name.escape_debug().take(RECOGNIZABLE).collect()))
     }
 }
 

@@ -146,6 +146,10 @@ async fn who_was_refused_has_a_line_too() {
         );
         assert!(line["reason"].is_string(), "{line}");
     }
+
+    let endless = format!("{}/assets/{}", program.url, "a".repeat(10_000));
+    assert_eq!(send(client.put(endless).body("abc"), "r").await, 401);
+    assert_eq!(program.logged("audit")["package.name"].as_str().unwrap().len(), 255);
 }
 
 #[tokio::test]
