@@ -28,6 +28,9 @@ use crate::{
 /// The most assets of a release, as on GitHub.
 const MOST: usize = 1000;
 
+/// The longest label, in characters: those of all assets are in one record, which is read with every change.
+const MAX_LABEL: usize = 1000;
+
 /// An upload that takes longer is refused: its bytes might be taken for abandoned before they are named.
 const LONGEST_UPLOAD: chrono::Duration = chrono::Duration::hours(12);
 
@@ -54,7 +57,7 @@ impl NewAsset {
         let content_type = content_type.filter(|text| !text.trim().is_empty() && text.len() <= 200);
         Ok(Self {
             name: named,
-            label: label.filter(|label| !label.is_empty()),
+            label: labelled(label)?,
             content_type: content_type.unwrap_or("application/octet-stream").to_owned(),
             overwrite,
         })
@@ -124,7 +127,7 @@ impl Releases {
     ) -> Result<(Arc<Record>, Asset)> {
         self.changeable()?;
         let name = edit.name.as_deref().map(named).transpose()?;
-        let label = edit.label.map(|label| label.filter(|label| !label.is_empty()));
+        let label = edit.label.map(labelled).transpose()?;
         let (this, repository, actor) = (self.clone(), repository.clone(), actor.clone());
         to_its_end(async move {
             let changed = this.0.change(&repository, id.release(), |record| {
@@ -375,6 +378,19 @@ fn named(name: &str) -> Result<String> {
         let rule = "use at least one ASCII letter or digit, and at most 200 bytes";
         invalid("invalid", format!("`{shown}` cannot be the name of an asset: {rule}"))
     })
+}
+
+/// The label that is meant: an empty one is none.
+fn labelled(label: Option<String>) -> Result<Option<String>> {
+    match label.filter(|label| !label.is_empty()) {
+        Some(label) if label.chars().count() > MAX_LABEL => Err(Error::Breach(Breach {
+            resource: "ReleaseAsset",
+            field: "label",
+            code: "custom",
+            message: format!("label is too long (maximum is {MAX_LABEL} characters)"),
+        })),
+        label => Ok(label),
+    }
 }
 
 fn name_is_taken(name: &str) -> Error {

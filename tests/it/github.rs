@@ -192,6 +192,9 @@ async fn an_asset_is_renamed_labelled_and_deleted() {
     assert_eq!((&edited["name"], &edited["label"]), (&"a.b.zip".into(), &"a b.zip".into()));
     let edited = server.send(Method::PATCH, &url, &json!({ "name": "c.zip" })).await.ok().json();
     assert_eq!((&edited["name"], &edited["label"]), (&"c.zip".into(), &"a b.zip".into()));
+    let endless = "a".repeat(1001);
+    server.send(Method::PATCH, &url, &json!({ "label": endless })).await.breach("label", "custom");
+    server.asset(&release, &format!("d.zip&label={endless}"), b"x").await.breach("label", "custom");
     assert_eq!(server.get("/Acme/App/releases/download/v1/c.zip").await.ok().body, "x");
     let deleted = server.delete(&url).await;
     assert_eq!((deleted.status, deleted.body.len()), (204, 0));
