@@ -182,6 +182,24 @@ async fn a_query_is_as_large_as_it_may_be() {
 }
 
 #[tokio::test]
+async fn notes_are_told_again_and_again_only_so_often() {
+    let server = Server::start();
+    server.publish(json!({ "tag_name": "v1", "body": "a".repeat(100_000) })).await;
+    for field in ["description", "descriptionHTML"] {
+        let ask = async |times: usize| {
+            let fields: Vec<String> = (0..times).map(|index| format!("a{index}: {field} ")).collect();
+            let release = format!("release(tagName: \"v1\") {{ {} }}", fields.concat());
+            let query = format!("{{ repository(owner: \"acme\", name: \"app\") {{ {release} }} }}");
+            server.ask(None, &query, json!({})).await
+        };
+        assert!(ask(10).await.ok().body.len() > 1_000_000);
+        let refused = ask(200).await;
+        assert_eq!((refused.status, refused.body.len() < 1000), (422, true), "{field}");
+        assert!(text(&refused.json()["message"]).contains("too long"));
+    }
+}
+
+#[tokio::test]
 async fn the_host_of_the_api_has_it_too() {
     let server = Server::start();
     server.publish(json!({ "tag_name": "v1" })).await;

@@ -8,12 +8,16 @@
 //! - A token that is refused, or a store that does not answer, is the answer to the whole request, as in REST.
 //! - How large a query may become is settled before it is executed, and before fragments are put in place: those can
 //!   make a few lines as long as one likes.
+//! - Notes and titles are counted by the byte: a query may ask for the same ones thousands of times.
 
 mod schema;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use async_graphql::{
@@ -36,13 +40,19 @@ use super::{
     error::{Refusal, Result},
     links::Links,
 };
-use crate::http::{App, packages::json};
+use crate::{
+    error::Error,
+    http::{App, packages::json},
+};
 
 /// The most brackets that open in a query: the parser takes a part of its stack for each that is open.
 const MOST_BRACKETS: usize = 250;
 
 /// The most fields in a query once its fragments are put in place.
 const LONGEST: usize = 5_000;
+
+/// What notes and titles may take in an answer, in bytes: a hundred releases with the longest notes (125,000 characters).
+const MOST_TEXT: usize = 16 << 20;
 
 /// A query.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -110,6 +120,8 @@ struct Asking {
     authorization: Option<HeaderValue>,
     /// What ends the whole request.
     refused: Mutex<Option<Refusal>>,
+    /// Bytes of notes and titles in the answer so far.
+    text_bytes: AtomicUsize,
 }
 
 impl Asking {
@@ -118,6 +130,14 @@ impl Asking {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.get_or_insert(refusal.into());
         async_graphql::Error::new("refused")
+    }
+
+    /// Counts a text that the answer will have.
+    fn count(&self, text: &str) -> std::result::Result<(), async_graphql::Error> {
+        if self.text_bytes.fetch_add(text.len(), Relaxed).saturating_add(text.len()) <= MOST_TEXT {
+            return Ok(());
+        }
+        Err(self.refuse(Error::Unprocessable("the answer is too long; ask for less at a time".into())))
     }
 
     fn take_refusal(&self) -> Option<Refusal> {
@@ -136,7 +156,13 @@ pub(super) async fn graphql(
     let answer = match parse(&asked.query) {
         Err(error) => Answer { data: Value::Null, errors: vec![error.into()] },
         Ok(document) => {
-            let asking = Arc::new(Asking { app, links, authorization, refused: Mutex::default() });
+            let asking = Arc::new(Asking {
+                app,
+                links,
+                authorization,
+                refused: Mutex::default(),
+                text_bytes: AtomicUsize::new(0),
+            });
             let mut request = Request::new(asked.query)
                 .variables(asked.variables.unwrap_or_default())
                 .data(Arc::clone(&asking));

@@ -356,8 +356,9 @@ impl ReleaseNode {
     }
 
     /// Its title; its tag if it has none.
-    async fn name(&self) -> &str {
-        self.record.title()
+    async fn name(&self, ctx: &Context<'_>) -> Result<&str> {
+        let title = self.record.title();
+        asking(ctx)?.count(title).map(|()| title)
     }
 
     /// Its tag.
@@ -366,14 +367,19 @@ impl ReleaseNode {
     }
 
     /// Its notes, in Markdown.
-    async fn description(&self) -> Option<&str> {
-        self.record.body.as_deref()
+    async fn description(&self, ctx: &Context<'_>) -> Result<Option<&str>> {
+        let notes = self.record.body.as_deref();
+        asking(ctx)?.count(notes.unwrap_or_default()).map(|()| notes)
     }
 
     /// Its notes, in HTML that is safe to show.
     #[graphql(name = "descriptionHTML", complexity = 50)]
-    async fn description_html(&self) -> Option<String> {
-        self.record.body.as_deref().map(pages::markdown)
+    async fn description_html(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        let Some(notes) = self.record.body.as_deref() else { return Ok(None) };
+        // Before they are rendered, too: that takes far longer than to copy them.
+        asking(ctx)?.count(notes)?;
+        let html = pages::markdown(notes);
+        asking(ctx)?.count(&html).map(|()| Some(html))
     }
 
     /// Not published yet.
