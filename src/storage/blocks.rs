@@ -19,8 +19,8 @@ pub(super) const BLOCK_BYTES: usize = 512 * 1024;
 /// As much while [`PLENTY`] is in use.
 const SMALL_BYTES: usize = 16 * 1024;
 
-/// How much of all blocks together may be large ones, in bytes: 48 readers' worth.
-const PLENTY: usize = 48 * BLOCK_BYTES;
+/// How much of all blocks together may be large ones, in bytes: 32 readers' worth.
+const PLENTY: usize = 32 * BLOCK_BYTES;
 
 /// From how many bytes on a read takes a whole block.
 const WORTH_A_BLOCK: usize = 128 * 1024;
