@@ -5,9 +5,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write as _,
     os::unix::fs::FileExt as _,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use release_server::packages::Packages;
 use tokio::time::Instant;
 
 use super::server::{Server, eventually};
@@ -24,6 +25,27 @@ async fn a_directory_is_listed_once_while_nothing_changes() {
     }
     // Each second it makes sure.
     assert!(server.packages.listings() - flights <= 1 + start.elapsed().as_secs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_during_a_listing_needs_no_other_if_nothing_changes() {
+    let server = Server::start();
+    for number in 0..2000 {
+        server.copy_in(&format!("{number}.zip"), "abc");
+    }
+    let looks = |packages: &Packages| packages.listings() - packages.proofs();
+    let (start, before) = (Instant::now(), looks(&server.packages));
+    let first = tokio::spawn({
+        let packages = server.packages.clone();
+        async move { packages.list().await.unwrap() }
+    });
+    while server.packages.listings() == 0 {
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    let second = server.packages.list().await.unwrap();
+    assert_eq!(second.all(), first.await.unwrap().all());
+    assert_eq!(second.all().len(), 2000);
+    assert!(looks(&server.packages) - before <= 1 + start.elapsed().as_secs());
 }
 
 /// Its name, what it does, and the packages with their bytes thereafter.
