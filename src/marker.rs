@@ -65,16 +65,20 @@ impl Marker {
             ("found", ms) => (Source::Found, ms),
             _ => return None,
         };
-        let marker = Self {
+        // Only what is written the same again is ours: no second spelling, nothing behind the last field.
+        let unsigned = ms.strip_prefix('-').filter(|rest| *rest != "0").unwrap_or(ms);
+        let lower = !sha256.bytes().any(|byte| byte.is_ascii_uppercase());
+        if next().is_some() || !(lower && is_plain(size) && is_plain(unsigned)) {
+            return None;
+        }
+        Some(Self {
             name_hash: name_hash.to_owned(),
             etag: etag.to_owned(),
             size: size.parse().ok()?,
             sha256: sha256.parse().ok()?,
             source,
             time: DateTime::from_timestamp_millis(ms.parse().ok()?)?,
-        };
-        // Only what reads back the same is ours: no second spelling, nothing behind the last field.
-        (marker.to_string() == name).then_some(marker)
+        })
     }
 
     /// Whether it describes the bytes under this ETag (quotes and all).
@@ -99,6 +103,11 @@ pub fn name_hash(name: &str) -> String {
     let mut hash = Digest::of(name.as_bytes()).to_string();
     hash.truncate(32);
     hash
+}
+
+/// Whether a number is written as numbers are: digits alone, the first one no 0.
+fn is_plain(number: &str) -> bool {
+    number == "0" || (!number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// An ETag without its quotes, as markers carry it.
@@ -131,14 +140,31 @@ mod tests {
         );
         assert_eq!(Marker::parse(&name), Some(marker()));
         assert!(name.len() < 255);
+        for ms in [0, -1, -62_000_000_000_000] {
+            let old = Marker { time: DateTime::from_timestamp_millis(ms).unwrap(), ..marker() };
+            assert_eq!(Marker::parse(&old.to_string()), Some(old));
+        }
     }
 
     #[test]
     fn what_is_not_exactly_a_marker_is_none() {
         let name = marker().to_string();
-        for wrong in
-            ["", "x", &name[1..].replace('.', "-"), &format!("{name}.x"), &name.replace("-1790", "-01790")]
-        {
+        for wrong in [
+            "",
+            "x",
+            &name[1..].replace('.', "-"),
+            &format!("{name}.x"),
+            &format!("{name}."),
+            &name.replace("-1790", "-01790"),
+            &name.replace("-1790", "-+1790"),
+            &name.replace("-1790000000123", "-"),
+            &name.replace("-1790000000123", "--0"),
+            &name.replace("-1790000000123", "--"),
+            &name.replace(".2.", ".02."),
+            &name.replace(".2.", ".+2."),
+            &name.replace(".2.", ".."),
+            &name.replace("fb8e", "FB8E"),
+        ] {
             assert_eq!(Marker::parse(wrong), None, "{wrong}");
         }
     }
