@@ -201,19 +201,20 @@ impl Serialize for PackagesJson<'_> {
 impl<'a> AssetJson<'a> {
     fn new(package: &'a Package, base: &BaseUrl) -> Self {
         let name = package.name.as_str();
+        let (url, created_at) = (link(package, base), time(package.created_at));
         Self {
             // 53 bits, the integers that every JSON reader keeps.
             id: Digest::of(name.as_bytes()).leading_bits() >> 11,
-            url: link(package, base),
+            url: url.clone(),
             name,
             label: None,
             content_type: mime_guess::from_path(name).first_or_octet_stream().to_string(),
             state: "uploaded",
             size: package.size,
             digest: package.sha256.map(|digest| format!("sha256:{digest}")),
-            created_at: time(package.created_at),
-            updated_at: time(package.created_at),
-            browser_download_url: link(package, base),
+            created_at: created_at.clone(),
+            updated_at: created_at,
+            browser_download_url: url,
         }
     }
 }
