@@ -2,7 +2,8 @@
 //!
 //! A look at a file takes two microseconds, waking a thread of the blocking pool for it ten, and a busy server would
 //! keep dozens awake. Here work that comes in while a thread is at it is done by that thread too; another joins as
-//! soon as more than [`WAITING`] pieces wait for each, so a slow file system still gets many looks at a time.
+//! soon as more than [`WAITING`] pieces wait for each, up to [`THREADS`], so a slow file system still gets many looks at
+//! a time.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +19,9 @@ use tokio::{
 
 /// How many pieces may wait for each thread that is at work.
 const WAITING: usize = 8;
+
+/// How many threads are at work at most: each keeps memory of its own for a while.
+const THREADS: usize = 32;
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -44,7 +48,7 @@ impl Errands {
                 // A panic is its caller's alone: it gets no result. And the caller may have left.
                 let _ = catch_unwind(AssertUnwindSafe(work)).map(|result| done.send(result));
             }));
-            let another = state.waiting.len() > state.threads * WAITING;
+            let another = state.threads < THREADS && state.waiting.len() > state.threads * WAITING;
             state.threads += usize::from(another);
             another
         };
@@ -110,6 +114,23 @@ mod tests {
         });
         assert!(slow.unwrap());
         assert_eq!(quick.len(), WAITING + 1);
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_the_threads_are_few() {
+        let errands = Errands::default();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let waiting = join_all((0..THREADS * WAITING * 2).map(|_| {
+            let held = Arc::clone(&held);
+            errands.run(move || held.lock().unwrap().recv().is_err())
+        }));
+        let (waited, ()) = tokio::join!(waiting, async {
+            tokio::task::yield_now().await;
+            assert_eq!(errands.state().threads, THREADS);
+            drop(release);
+        });
+        assert!(waited.into_iter().all(Result::unwrap));
     }
 
     #[tokio::test]
