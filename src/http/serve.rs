@@ -56,9 +56,10 @@ use crate::{
     telemetry,
 };
 
-/// The most a request's head may take, in bytes; also what is read from a connection at once. HTTP/1 heads hold at
-/// most 100 fields, which is hyper's own limit (saying so would cost an allocation a request).
-const HEAD_BYTES: u16 = u16::MAX;
+/// The most a request's head may take, in bytes; also what is read from a connection at once, and how much of an answer
+/// waits for a slow client before more of it is read. HTTP/1 heads hold at most 100 fields, which is hyper's own limit
+/// (saying so would cost an allocation a request).
+const HEAD_BYTES: u16 = 32 * 1024;
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 128;
