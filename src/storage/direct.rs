@@ -10,7 +10,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 #[cfg(target_os = "linux")]
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
@@ -25,25 +25,31 @@ const ALIGNMENT: usize = 4096;
 /// The most that is written at once, in bytes.
 pub(super) const MOST_BYTES: usize = 1024 * 1024;
 
+/// How many writes can be under way; of those beyond, the page cache takes care. So all uploads together need no more
+/// memory for this than 16 MiB.
+const MOST_WRITES: usize = 16;
+
+/// How many blocks that nobody uses are kept.
+const SPARE: usize = 4;
+
 /// A second descriptor of a file, for whole aligned blocks.
 #[derive(Debug)]
 pub(super) struct Direct {
     file: File,
-    /// Memory that no write uses at the moment.
-    spare: Mutex<Vec<AlignedBlock>>,
+    memory: AlignedBlocks,
 }
 
 impl Direct {
     /// Opens a file that is there; `None` where the system or its file system knows no such writing.
     #[cfg(target_os = "linux")]
-    pub(super) fn open(path: &Path) -> Option<Self> {
+    pub(super) fn open(path: &Path, memory: &AlignedBlocks) -> Option<Self> {
         let flags = OFlags::DIRECT | OFlags::NOFOLLOW;
         let file = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
-        Some(Self { file, spare: Mutex::default() })
+        Some(Self { file, memory: memory.clone() })
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn open(_: &Path) -> Option<Self> {
+    pub(super) fn open(_: &Path, _: &AlignedBlocks) -> Option<Self> {
         None
     }
 
@@ -60,18 +66,48 @@ impl Direct {
         {
             return Ok(false);
         }
-        let mut block = self.spare().pop().unwrap_or_else(AlignedBlock::new);
+        let Some(mut block) = self.memory.take() else { return Ok(false) };
         let written = self.file.write_all_at(block.fill(data), offset);
-        self.spare().push(block);
+        self.memory.put_back(block);
         match written {
             // A disk that asks for more than a page, or a file system that finds out only now.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
             written => written.map(|()| true),
         }
     }
+}
 
-    fn spare(&self) -> MutexGuard<'_, Vec<AlignedBlock>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+/// Memory for the writes of all uploads. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AlignedBlocks(Arc<Mutex<Shelf>>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    spare: Vec<AlignedBlock>,
+    in_use: usize,
+}
+
+impl AlignedBlocks {
+    /// A block; `None` if as many are in use as may be.
+    fn take(&self) -> Option<AlignedBlock> {
+        let mut shelf = self.shelf();
+        if shelf.in_use == MOST_WRITES {
+            return None;
+        }
+        shelf.in_use += 1;
+        Some(shelf.spare.pop().unwrap_or_else(AlignedBlock::new))
+    }
+
+    fn put_back(&self, block: AlignedBlock) {
+        let mut shelf = self.shelf();
+        shelf.in_use -= 1;
+        if shelf.spare.len() < SPARE {
+            shelf.spare.push(block);
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,11 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn so_many_blocks_are_in_use_at_most_and_few_are_kept() {
+        let memory = AlignedBlocks::default();
+        let blocks: Vec<_> = std::iter::from_fn(|| memory.take()).collect();
+        assert_eq!(blocks.len(), MOST_WRITES);
+        for block in blocks {
+            memory.put_back(block);
+        }
+        let Shelf { spare, in_use } = std::mem::take(&mut *memory.shelf());
+        assert_eq!((spare.len(), in_use), (SPARE, 0));
+        assert!(memory.take().is_some());
+    }
+
+    #[test]
     fn what_is_not_aligned_is_left_to_the_page_cache() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, [1; 3 * ALIGNMENT]).unwrap();
-        let Some(direct) = Direct::open(&path) else {
+        let Some(direct) = Direct::open(&path, &AlignedBlocks::default()) else {
             return eprintln!("SKIPPED: {} knows no direct writing", folder.path().display());
         };
         let write =
@@ -141,6 +190,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "x").unwrap();
         std::os::unix::fs::symlink("file", folder.path().join("link")).unwrap();
-        assert!(Direct::open(&folder.path().join("link")).is_none());
+        assert!(Direct::open(&folder.path().join("link"), &AlignedBlocks::default()).is_none());
     }
 }

@@ -42,7 +42,7 @@ use rustix::fs::OFlags;
 use super::{
     CONTROL,
     blocks::{Block, Blocks},
-    direct::Direct,
+    direct::{AlignedBlocks, Direct},
     errands::Errands,
     watch::{Generation, Watch},
 };
@@ -77,6 +77,7 @@ struct Inner {
     turn: Mutex<()>,
     errands: Errands,
     blocks: Blocks,
+    aligned: AlignedBlocks,
     watch: Watch,
     /// Folders whose own names this process has synced. The others may have been made by one that died before it did,
     /// or by a thread that is about to.
@@ -138,6 +139,7 @@ impl Directory {
             to_read,
             turn: Mutex::new(()),
             errands: Errands::default(),
+            aligned: AlignedBlocks::default(),
             blocks: Blocks::default(),
             watch: Watch::new(),
             anchored: Cache::new(ANCHORED),
@@ -342,7 +344,7 @@ impl Inner {
 
     fn put(&self, target: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<PutResult> {
         let stage = Stage::create(&self.stage)?;
-        stage.write_all_at(payload, 0)?;
+        stage.write_all_at(payload, 0, &self.aligned)?;
         stage.seal()?;
         self.publish(&stage, target, mode)
     }
@@ -539,9 +541,9 @@ impl Stage {
         }
     }
 
-    fn write_all_at(&self, data: &PutPayload, mut offset: u64) -> io::Result<()> {
+    fn write_all_at(&self, data: &PutPayload, mut offset: u64, memory: &AlignedBlocks) -> io::Result<()> {
         if offset >= DIRECT_FROM
-            && let Some(direct) = self.direct.get_or_init(|| Direct::open(&self.path))
+            && let Some(direct) = self.direct.get_or_init(|| Direct::open(&self.path, memory))
             && direct.write_all_at(data, data.content_length(), offset)?
         {
             return Ok(());
@@ -604,7 +606,9 @@ impl MultipartUpload for StagedUpload {
         };
         let offset = self.offset;
         self.offset += data.content_length() as u64;
-        Box::pin(async move { directory.run(&location, move |_, _| stage.write_all_at(&data, offset)).await })
+        Box::pin(async move {
+            directory.run(&location, move |inner, _| stage.write_all_at(&data, offset, &inner.aligned)).await
+        })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

@@ -347,7 +347,7 @@ async fn a_large_upload_is_whole_whichever_way_its_parts_went() {
     let ways = ways.filter(|target| *target == stage).count();
     upload.complete().await.unwrap();
     assert_eq!(read(&directory, "a").await, bytes);
-    let knows_direct = Direct::open(&folder.path().join("a")).is_some();
+    let knows_direct = Direct::open(&folder.path().join("a"), &directory.0.aligned).is_some();
     assert_eq!(ways, if knows_direct { 2 } else { 1 });
 }
 
