@@ -15,7 +15,7 @@ use std::{
 #[cfg(target_os = "linux")]
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
 
-use bytes::Bytes;
+use object_store::PutPayload;
 #[cfg(target_os = "linux")]
 use rustix::fs::OFlags;
 
@@ -54,12 +54,8 @@ impl Direct {
     }
 
     /// Writes `data` at `offset` if it can be written so, and says whether it was. If not, the page cache is the way.
-    pub(super) fn write_all_at<'a>(
-        &self,
-        data: impl IntoIterator<Item = &'a Bytes>,
-        length: usize,
-        offset: u64,
-    ) -> io::Result<bool> {
+    pub(super) fn write_all_at(&self, data: &PutPayload, offset: u64) -> io::Result<bool> {
+        let length = data.content_length();
         if length > MOST_BYTES
             || !length.is_multiple_of(ALIGNMENT)
             || !offset.is_multiple_of(ALIGNMENT as u64)
@@ -127,7 +123,7 @@ impl AlignedBlock {
     }
 
     /// Copies `data` in, [`MOST_BYTES`] at most: more would move the memory.
-    fn fill<'a>(&mut self, data: impl IntoIterator<Item = &'a Bytes>) -> &[u8] {
+    fn fill(&mut self, data: &PutPayload) -> &[u8] {
         self.memory.clear();
         self.memory.resize(self.start, 0);
         for bytes in data {
@@ -141,6 +137,8 @@ impl AlignedBlock {
 mod tests {
     use std::fs;
 
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -148,7 +146,8 @@ mod tests {
         let mut block = AlignedBlock::new();
         for length in [ALIGNMENT, MOST_BYTES, 2 * ALIGNMENT] {
             let bytes = Bytes::from(vec![7; length]);
-            let filled = block.fill([&bytes.slice(..1), &bytes.slice(1..)]);
+            let payload = PutPayload::from_iter([bytes.slice(..1), bytes.slice(1..)]);
+            let filled = block.fill(&payload);
             assert_eq!(filled, &bytes);
             assert_eq!(filled.as_ptr().align_offset(ALIGNMENT), 0);
         }
@@ -175,8 +174,7 @@ mod tests {
         let Some(direct) = Direct::open(&path, &AlignedBlocks::default()) else {
             return eprintln!("SKIPPED: {} knows no direct writing", folder.path().display());
         };
-        let write =
-            |length, offset| direct.write_all_at([&Bytes::from(vec![2; length])], length, offset).unwrap();
+        let write = |length, offset| direct.write_all_at(&vec![2; length].into(), offset).unwrap();
         assert!(!write(ALIGNMENT, 1));
         assert!(!write(ALIGNMENT - 1, 0));
         assert!(!write(MOST_BYTES + ALIGNMENT, 0));

@@ -544,7 +544,7 @@ impl Stage {
     fn write_all_at(&self, data: &PutPayload, mut offset: u64, memory: &AlignedBlocks) -> io::Result<()> {
         if offset >= DIRECT_FROM
             && let Some(direct) = self.direct.get_or_init(|| Direct::open(&self.path, memory))
-            && direct.write_all_at(data, data.content_length(), offset)?
+            && direct.write_all_at(data, offset)?
         {
             return Ok(());
         }
@@ -783,8 +783,7 @@ fn create_dir_synced(folder: &FilePath, made: &dyn Fn(&FilePath)) -> io::Result<
 fn sync_above(root: &FilePath) -> io::Result<()> {
     let disk = fs::metadata(root)?.dev();
     for folder in root.ancestors().skip(1) {
-        let folder = if folder.as_os_str().is_empty() { FilePath::new(".") } else { folder };
-        let Ok(folder) = File::open(folder) else { return Ok(()) };
+        let Ok(folder) = open_folder(folder) else { return Ok(()) };
         if folder.metadata()?.dev() != disk {
             return Ok(());
         }
@@ -795,11 +794,12 @@ fn sync_above(root: &FilePath) -> io::Result<()> {
 
 /// Makes the names in the folder of `file` durable.
 fn sync_parent(file: &FilePath) -> io::Result<()> {
-    match file.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    file.parent().map_or(Ok(()), |folder| open_folder(folder)?.sync_all())
+}
+
+/// Opens a folder; an empty path is the one that the process is in.
+fn open_folder(folder: &FilePath) -> io::Result<File> {
+    File::open(if folder.as_os_str().is_empty() { FilePath::new(".") } else { folder })
 }
 
 #[cfg(test)]

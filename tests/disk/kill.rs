@@ -186,6 +186,5 @@ async fn killed_at_every_call_nothing_is_half_and_nothing_acknowledged_lost() {
         wrong: faults.len(),
         ..Evidence::default()
     }
-    .record();
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    .judge(&faults);
 }

@@ -184,8 +184,7 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
         wrong: faults.len(),
         ..Evidence::default()
     }
-    .record();
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    .judge(&faults);
 }
 
 /// What is done to a server at a call.
@@ -353,8 +352,7 @@ async fn what_a_killed_server_or_a_failed_sync_left_is_durable_before_it_is_ackn
         lost: faults.len(),
         ..Evidence::default()
     }
-    .record();
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    .judge(&faults);
 }
 
 /// A server dies while it makes its directory, or gives up because a sync fails; another one finds some of it there, and
@@ -410,6 +408,5 @@ async fn what_a_server_leaves_that_dies_at_its_start_is_durable_before_what_is_i
         lost: faults.len(),
         ..Evidence::default()
     }
-    .record();
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    .judge(&faults);
 }

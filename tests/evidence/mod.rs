@@ -42,4 +42,11 @@ impl Evidence {
             .and_then(|mut file| file.write_all(&line))
             .expect("the evidence is written");
     }
+
+    /// Writes the row down, and fails with what was found.
+    #[track_caller]
+    pub(crate) fn judge(&self, faults: &[String]) {
+        self.record();
+        assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    }
 }
