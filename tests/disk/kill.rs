@@ -42,7 +42,7 @@ pub(crate) const FLOWS: &[Flow] = &[
     Flow {
         name: "a large overwrite",
         scene: &[OLD, OTHER],
-        step: Step::Put { name: "a.bin", seed: 6, size: 600 * KIB, overwrite: true },
+        step: Step::Put { name: "a.bin", seed: 6, size: 1200 * KIB, overwrite: true },
     },
     Flow { name: "a delete", scene: &[OLD, OTHER], step: Step::Delete("a.bin") },
     Flow { name: "a first draft", scene: &[], step: DRAFT },
@@ -52,7 +52,7 @@ pub(crate) const FLOWS: &[Flow] = &[
     Flow {
         name: "a large asset",
         scene: &[V1, DRAFT],
-        step: Step::Attach { tag: "v2", name: "app.zip", seed: 7, size: 600 * KIB, replace: false },
+        step: Step::Attach { tag: "v2", name: "app.zip", seed: 7, size: 1200 * KIB, replace: false },
     },
     Flow {
         name: "taking out an asset",

@@ -23,7 +23,7 @@ use super::{
 /// Every kind of change, one after the other, on one directory.
 const LIFE: &[Step] = &[
     Step::Put { name: "a.bin", seed: 1, size: 5 * KIB, overwrite: false },
-    Step::Put { name: "large.bin", seed: 2, size: 600 * KIB, overwrite: false },
+    Step::Put { name: "large.bin", seed: 2, size: 1200 * KIB, overwrite: false },
     Step::Put { name: "a.bin", seed: 3, size: 6 * KIB, overwrite: true },
     Step::Draft("v1"),
     Step::Attach { tag: "v1", name: "app.zip", seed: 4, size: 4 * KIB, replace: false },
@@ -33,17 +33,17 @@ const LIFE: &[Step] = &[
     Step::Attach { tag: "v2", name: "app.zip", seed: 5, size: 3 * KIB, replace: false },
     Step::Attach { tag: "v2", name: "app.zip", seed: 6, size: 3 * KIB, replace: true },
     Step::Retag { tag: "v2", to: "v3" },
-    Step::Put { name: "large.bin", seed: 7, size: 600 * KIB, overwrite: true },
+    Step::Put { name: "large.bin", seed: 7, size: 1200 * KIB, overwrite: true },
     Step::Detach { tag: "v3", name: "app.zip" },
     Step::Withdraw("v1"),
     Step::Delete("a.bin"),
 ];
 
-/// So much that the disk is set to work on it twice before the upload ends.
+/// So much that most of it goes past the page cache.
 const HUGE: Flow = Flow {
-    name: "a file that is synced ahead",
+    name: "a file that goes past the page cache",
     scene: &[],
-    step: Step::Put { name: "huge.bin", seed: 8, size: 65 * MIB, overwrite: false },
+    step: Step::Put { name: "huge.bin", seed: 8, size: 18 * MIB, overwrite: false },
 };
 
 /// Where the server's directory is: its parents are to be made as well.
@@ -337,8 +337,8 @@ async fn what_a_killed_server_or_a_failed_sync_left_is_durable_before_it_is_ackn
         let blows = blows(&rehearse(flow, client).await, every, &mut known);
         tried.extend(blows.into_iter().map(|blow| (flow, blow)));
     }
-    let ahead = "sync srv/data/.release-server/stage/";
-    tried.push((&HUGE, Blow { at: 1, of: ahead, act: Act::Fail(Errno::EIO), most: true }));
+    let staged = "sync srv/data/.release-server/stage/";
+    tried.push((&HUGE, Blow { at: 1, of: staged, act: Act::Fail(Errno::EIO), most: true }));
     println!("{} blows", tried.len());
     let tried = stream::iter(tried).map(|(flow, blow)| struck_then_cut(flow, blow, client)).buffered(3);
     let mut cuts: Vec<Vec<(bool, Cut)>> = tried.collect().await;
