@@ -16,6 +16,7 @@ use release_server::{
     config::{self, Config},
     http, server, telemetry,
 };
+use tokio::runtime::Builder;
 
 /// Much of what a request allocates is freed by another thread. The system's allocators are slow at that, musl's most.
 #[global_allocator]
@@ -243,8 +244,16 @@ fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
-#[tokio::main]
-async fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<()> {
+    let mut runtime = match command {
+        // Its connections have threads of their own.
+        Command::Serve => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(execute(command))
+}
+
+async fn execute(command: Command) -> Result<()> {
     match command {
         Command::Serve => server::run(logged()?).await,
         Command::Sweep { dry_run: true } => print(&server::sweep_preview(&config::load()?.config).await?),

@@ -4,12 +4,14 @@ use std::{
     future,
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
     path::Path,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::Utc;
 use tokio::net::TcpListener;
@@ -22,6 +24,7 @@ use crate::{
         self,
         serve::{Draining, Listener, serve, shutdown_signal},
         tls::Tls,
+        workers::Workers,
     },
     metrics::Metrics,
     packages::Packages,
@@ -41,7 +44,8 @@ const METRICS_LIMITS: config::Server = config::Server {
     trusted_proxies: Vec::new(),
 };
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT: connections on a thread for each processor, and all else in the runtime that this is
+/// called in.
 pub async fn run(mut config: Config) -> Result<()> {
     outlive_file_limit();
     let metrics = match config.metrics.bind_address {
@@ -86,7 +90,9 @@ pub async fn run(mut config: Config) -> Result<()> {
             tracing::error!(event = "shutdown", error = %error, "cannot wait for signals");
         }
     };
-    let listener = Listener::from(listener).encrypted(tls).measured(metrics);
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = Workers::start(workers).context("cannot start the threads that serve connections")?;
+    let listener = Listener::from(listener).encrypted(tls).measured(metrics).served_by(&workers);
     serve(listener, app, &config.server, draining, stop).await;
     packages.storage().finish().await;
     Ok(())

@@ -17,6 +17,7 @@ mod packages;
 mod pages;
 pub mod serve;
 pub mod tls;
+pub mod workers;
 
 use std::{
     net::SocketAddr,

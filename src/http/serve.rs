@@ -51,7 +51,7 @@ use tower::ServiceExt as _;
 
 use crate::{
     config,
-    http::{linger, tls::Tls},
+    http::{linger, tls::Tls, workers::Workers},
     metrics::Metrics,
     telemetry,
 };
@@ -89,12 +89,13 @@ pub struct Listener {
     tcp: TcpListener,
     tls: Option<Tls>,
     metrics: Metrics,
+    workers: Option<Workers>,
 }
 
 impl From<TcpListener> for Listener {
     /// Plain HTTP.
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, tls: None, metrics: Metrics::default() }
+        Self { tcp, tls: None, metrics: Metrics::default(), workers: None }
     }
 }
 
@@ -109,6 +110,12 @@ impl Listener {
     #[must_use]
     pub fn measured(self, metrics: Metrics) -> Self {
         Self { metrics, ..self }
+    }
+
+    /// The same, with its connections served by these threads; without, by those of the runtime it is used in.
+    #[must_use]
+    pub fn served_by(self, workers: &Workers) -> Self {
+        Self { workers: Some(workers.clone()), ..self }
     }
 }
 
@@ -125,11 +132,11 @@ pub async fn serve(
     let app = app.with_state(());
     let http = Arc::new(protocol(limits));
     let mut connections = JoinSet::new();
-    let Listener { tcp, tls, metrics } = listener.into();
+    let Listener { tcp, tls, metrics, workers } = listener.into();
+    let workers = workers.unwrap_or_else(Workers::here);
     let mut door = Door::new(tcp, limits.max_connections);
 
-    let welcome = |connections: &mut JoinSet<()>, stream: TcpStream, peer, place: OwnedSemaphorePermit| {
-        configure(&stream, limits.stall_timeout);
+    let welcome = |connections: &mut JoinSet<()>, Caller { stream, peer, place }| {
         let connection = Connection {
             app: app.clone(),
             peer,
@@ -138,29 +145,37 @@ pub async fn serve(
             linger: limits.stall_timeout * LINGER,
             draining: draining.clone(),
         };
-        let served = connection.welcome(stream, tls.clone(), Arc::clone(&http));
-        let open = metrics.connected();
-        connections.spawn(async move {
-            served.await;
-            drop((place, open));
-        });
+        let (tls, http, stall_limit) = (tls.clone(), Arc::clone(&http), limits.stall_timeout);
+        let (open, worker) = (metrics.connected(), workers.place());
+        let runtime = worker.runtime().clone();
+        let served = async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    configure(&stream, stall_limit);
+                    connection.welcome(stream, tls, http).await;
+                }
+                Err(error) => tracing::warn!(event = "connection", %error, "a connection cannot be served"),
+            }
+            drop((place, open, worker));
+        };
+        connections.spawn_on(served, &runtime);
     };
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, peer, place) = tokio::select! {
+        let caller = tokio::select! {
             biased;
             () = &mut shutdown => break,
             // Those that have ended are forgotten.
             Some(_) = connections.join_next() => continue,
-            accepted = door.next() => accepted,
+            caller = door.next() => caller,
         };
-        welcome(&mut connections, stream, peer, place);
+        welcome(&mut connections, caller);
     }
 
     // First: who comes in from here on is told to go after the first request.
     draining.0.cancel();
-    for (stream, peer, place) in door.close() {
-        welcome(&mut connections, stream, peer, place);
+    for caller in door.close() {
+        welcome(&mut connections, caller);
     }
     while connections.try_join_next().is_some() {}
     tracing::info!(event = "shutdown", connections = connections.len(), "stopping: no new connections");
@@ -233,6 +248,15 @@ fn drop_when_stalled(_: &TcpStream, _: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Who has been let in.
+struct Caller {
+    /// Not blocking, and known to no runtime yet.
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    /// Held as long as the connection lasts.
+    place: OwnedSemaphorePermit,
+}
+
 /// Where connections come in, and how many.
 struct Door {
     listener: TcpListener,
@@ -247,7 +271,7 @@ impl Door {
         Self { listener, places, full: Seldom::default(), broken: Seldom::default() }
     }
 
-    async fn next(&mut self) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    async fn next(&mut self) -> Caller {
         loop {
             if self.places.available_permits() == 0 && self.full.due() {
                 tracing::warn!(
@@ -258,8 +282,9 @@ impl Door {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 continue;
             };
-            match self.listener.accept().await {
-                Ok((stream, peer)) => return (stream, peer, place),
+            let accepted = self.listener.accept().await;
+            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+                Ok((stream, peer)) => return Caller { stream, peer, place },
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     if self.broken.due() {
@@ -275,15 +300,15 @@ impl Door {
 impl Door {
     /// Accepts the connections that already wait, as far as there is room, and closes. To its client a connection is open
     /// once the kernel has it; to close without accepting it would cut off a request that was sent.
-    fn close(self) -> Vec<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    fn close(self) -> Vec<Caller> {
         let Ok(listener) = self.listener.into_std() else { return Vec::new() };
         let mut last = Vec::new();
         while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             match listener.accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
-                Ok((TcpStream::from_std(stream)?, peer))
+                Ok((stream, peer))
             }) {
-                Ok((stream, peer)) => last.push((stream, peer, place)),
+                Ok((stream, peer)) => last.push(Caller { stream, peer, place }),
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => break,
             }
