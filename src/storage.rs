@@ -30,6 +30,8 @@ mod direct;
 mod directory;
 mod errands;
 mod hot;
+#[cfg(target_os = "linux")]
+mod local;
 mod measured;
 mod memory;
 pub mod probe;

@@ -25,7 +25,10 @@ pub(super) use nothing::Watch;
 mod linux {
     use std::{
         os::fd::OwnedFd,
-        sync::{Mutex, PoisonError},
+        sync::{
+            Mutex, PoisonError,
+            atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        },
     };
 
     use rustix::{
@@ -33,27 +36,30 @@ mod linux {
             inotify::{self, CreateFlags, WatchFlags},
             statfs,
         },
-        io::{Errno, read},
+        io::{Errno, ioctl_fionread, read},
     };
 
     use super::{Generation, Path};
-
-    /// By their magic numbers (statfs(2)): Btrfs, ext2 to ext4, F2FS, tmpfs, XFS, ZFS.
-    const LOCAL: [u32; 6] = [0x9123_683e, 0xef53, 0xf2f5_2010, 0x0102_1994, 0x5846_5342, 0x2fc1_2fc1];
+    use crate::storage::local::is_local;
 
     /// Room for the longest note.
     const NOTES: usize = 1024;
 
     /// Folders being watched.
     #[derive(Debug)]
-    pub(in crate::storage) struct Watch(Option<Mutex<Queue>>);
+    pub(in crate::storage) struct Watch(Option<Queue>);
 
     #[derive(Debug)]
     struct Queue {
         notes: OwnedFd,
-        generation: u64,
-        /// The watch of each folder, as it was last begun.
-        watched: Vec<i32>,
+        /// Odd while somebody takes notes from the queue; even, it is the state when they were last taken.
+        generation: AtomicU64,
+        /// Whether all folders are watched.
+        proves: AtomicBool,
+        /// Held by whoever takes notes.
+        turn: Mutex<()>,
+        /// The watch of each folder, as it was last begun. Held while the disk is waited for.
+        watched: Mutex<Vec<i32>>,
     }
 
     impl Watch {
@@ -63,7 +69,14 @@ mod linux {
             if let Err(error) = &notes {
                 tracing::debug!(event = "watch", %error, "changes are not watched, the directory is listed each time");
             }
-            Self(notes.ok().map(|notes| Mutex::new(Queue { notes, generation: 0, watched: Vec::new() })))
+            let queue = |notes| Queue {
+                notes,
+                generation: AtomicU64::new(0),
+                proves: AtomicBool::new(false),
+                turn: Mutex::new(()),
+                watched: Mutex::default(),
+            };
+            Self(notes.ok().map(queue))
         }
 
         /// Watches the folders that lie under these paths now, and says which state they are in: a listing begun after
@@ -71,26 +84,32 @@ mod linux {
         ///
         /// May wait for the disk.
         pub(in crate::storage) fn begin(&self, folders: &[&Path]) -> Option<Generation> {
-            let mut queue = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-            let watched = queue.watch(folders).unwrap_or_default();
-            if watched != queue.watched {
-                queue.generation += 1;
-                for old in queue.watched.iter().filter(|old| !watched.contains(old)) {
-                    // It has gone with its folder, or now.
-                    let _ = inotify::remove_watch(&queue.notes, *old);
-                }
-                queue.watched = watched;
-            }
-            queue.state()
+            self.0.as_ref()?.begin(folders)
         }
 
-        /// The state the folders are in. Waits for nothing.
+        /// The state the folders are in. Waits for no disk.
         pub(in crate::storage) fn generation(&self) -> Option<Generation> {
-            self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).state()
+            let queue = self.0.as_ref()?;
+            queue.untouched().or_else(|| queue.read(false))
         }
     }
 
     impl Queue {
+        fn begin(&self, folders: &[&Path]) -> Option<Generation> {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.watch(folders).unwrap_or_default();
+            let others = now != *watched;
+            if others {
+                for old in watched.iter().filter(|old| !now.contains(old)) {
+                    // It has gone with its folder, or now.
+                    let _ = inotify::remove_watch(&self.notes, *old);
+                }
+                self.proves.store(!now.is_empty(), SeqCst);
+                *watched = now;
+            }
+            self.read(others)
+        }
+
         fn watch(&self, folders: &[&Path]) -> Result<Vec<i32>, Errno> {
             let changes = WatchFlags::ATTRIB
                 | WatchFlags::CLOSE_WRITE
@@ -102,8 +121,7 @@ mod linux {
                 | WatchFlags::MOVE_SELF
                 | WatchFlags::ONLYDIR;
             let watch = |folder: &&Path| {
-                let kind = u32::try_from(statfs(*folder)?.f_type).unwrap_or_default();
-                if !LOCAL.contains(&kind) {
+                if !is_local(&statfs(*folder)?) {
                     return Err(Errno::NOTSUP);
                 }
                 inotify::add_watch(&self.notes, *folder, changes)
@@ -111,18 +129,35 @@ mod linux {
             folders.iter().map(watch).collect()
         }
 
-        /// Reads what was noted; under the lock, so that nobody takes an emptied queue for an unchanged folder.
-        fn state(&mut self) -> Option<Generation> {
+        /// The state, if nothing is noted. Without a lock: those who serve ask at every request.
+        ///
+        /// Whoever takes a note has made the generation odd before; so where the queue is empty, and after that the
+        /// generation even, it counts every note so far.
+        fn untouched(&self) -> Option<Generation> {
+            if ioctl_fionread(&self.notes) != Ok(0) {
+                return None;
+            }
+            let generation = self.generation.load(SeqCst);
+            (generation.is_multiple_of(2) && self.proves.load(SeqCst)).then_some(Generation(generation))
+        }
+
+        /// Takes what is noted, and says what state that makes, or that the folders are `others`.
+        fn read(&self, others: bool) -> Option<Generation> {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = self.generation.load(SeqCst);
+            self.generation.store(before + 1, SeqCst);
+            let mut changed = others;
             let mut notes = [0; NOTES];
-            loop {
+            let taken = loop {
                 match read(&self.notes, &mut notes) {
                     Err(Errno::INTR) => {}
-                    Err(Errno::WOULDBLOCK) => break,
-                    Err(_) => return None,
-                    Ok(_) => self.generation += 1,
+                    Ok(_) => changed = true,
+                    ended => break ended == Err(Errno::WOULDBLOCK),
                 }
-            }
-            (!self.watched.is_empty()).then_some(Generation(self.generation))
+            };
+            let after = if changed { before + 2 } else { before };
+            self.generation.store(after, SeqCst);
+            (taken && self.proves.load(SeqCst)).then_some(Generation(after))
         }
     }
 }
@@ -156,6 +191,8 @@ mod tests {
         fs::{self, File, OpenOptions, Permissions},
         io::Write as _,
         os::unix::fs::PermissionsExt as _,
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+        thread,
         time::SystemTime,
     };
 
@@ -216,6 +253,30 @@ mod tests {
         assert!(replaced.is_some() && replaced != Some(before));
         File::create(file("in the new folder")).unwrap();
         assert_ne!(watch.generation(), replaced);
+    }
+
+    #[test]
+    fn whoever_asks_after_a_change_sees_it_however_many_ask() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::new();
+        let mut before = watch.begin(&[folder.path()]).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Relaxed) {
+                        watch.generation();
+                    }
+                });
+            }
+            for index in 0..20_000 {
+                File::create(folder.path().join(format!("{}", index % 100))).unwrap();
+                let after = watch.generation().unwrap();
+                assert_ne!(after, before, "change {index}");
+                before = after;
+            }
+            done.store(true, Relaxed);
+        });
     }
 
     #[test]
