@@ -37,6 +37,7 @@ mod memory;
 pub mod probe;
 mod removal;
 pub mod repos;
+mod resident;
 mod tolerant;
 mod watch;
 

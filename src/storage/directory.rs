@@ -13,13 +13,14 @@
 //! - Only regular files are objects. Symbolic links are not followed: a link could lead out of the directory.
 //! - Names that cannot be keys, and entries that cannot be read, are left out of listings and counted.
 //!
-//! All system calls run on the blocking pool, so a hung network file system stalls no other request.
+//! System calls run on the blocking pool, so a hung network file system stalls no other request; but for those that wait for
+//! nothing (`resident.rs`).
 
 use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path as FilePath, PathBuf},
@@ -38,12 +39,14 @@ use object_store::{
 };
 use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
+use tokio::task::yield_now;
 
 use super::{
     CONTROL,
     blocks::{Block, Blocks},
     direct::{AlignedBlocks, Direct},
     errands::Errands,
+    resident,
     watch::{Generation, Watch},
 };
 
@@ -230,6 +233,25 @@ impl Directory {
         .await
     }
 
+    /// Opens the file behind a key, on a thread that may wait for the disk.
+    async fn open_file(&self, location: &Path) -> Result<(File, Metadata)> {
+        let path = self.0.file(location);
+        let opening = self.0.errands.run(move || {
+            // Not following links, and not waiting for the other end of a pipe.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(flags.bits().cast_signed())
+                .open(&path)
+                .map_err(|error| hide_folder(&path, hide_link(error)))?;
+            let metadata = regular(file.metadata()?)?;
+            Ok((file, metadata))
+        });
+        let opened =
+            opening.await.map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?;
+        opened.map_err(|error| named(location, error))
+    }
+
     /// Runs blocking work on the file behind a key.
     async fn run<T: Send + 'static>(
         &self,
@@ -411,21 +433,11 @@ impl ObjectStore for Directory {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let (key, path) = (location.clone(), self.0.file(location));
-        let opening = self.0.errands.run(move || {
-            // Not following links, and not waiting for the other end of a pipe.
-            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let file = OpenOptions::new()
-                .read(true)
-                .custom_flags(flags.bits().cast_signed())
-                .open(&path)
-                .map_err(|error| hide_folder(&path, hide_link(error)))?;
-            let metadata = regular(file.metadata()?)?;
-            Ok((file, meta(key, &metadata)))
-        });
-        let opened =
-            opening.await.map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?;
-        let (file, meta) = opened.map_err(|error| named(location, error))?;
+        let (file, metadata) = match resident::open(&self.0.root, location.as_ref()) {
+            Some(opened) => opened,
+            None => self.open_file(location).await?,
+        };
+        let meta = meta(location.clone(), &metadata);
         options.check_preconditions(&meta)?;
         let range = match &options.range {
             None => 0..meta.size,
@@ -641,41 +653,53 @@ fn blocks(
     location: Path,
     memory: Blocks,
 ) -> BoxStream<'static, Result<Bytes>> {
+    let first = range.start;
     stream::try_unfold((Arc::new(file), range), move |(file, range)| {
         let (location, memory) = (location.clone(), memory.clone());
         async move {
             if range.is_empty() {
                 return Ok(None);
             }
-            let turn = memory.reader().await;
-            let (reader, block) = (Arc::clone(&file), memory.take(range.end - range.start));
-            let end = range.start + block.length();
-            let reading = tokio::task::spawn_blocking(move || {
-                let block = read_block(&reader, range.start, block);
-                drop(turn);
-                block
-            });
-            let block = reading
-                .await
-                .map_err(|source| Error::JoinError { source })?
-                .map_err(|error| named(&location, error))?;
-            Ok(Some((block, (file, end..range.end))))
+            if range.start > first {
+                // What is in memory makes nobody wait: it is time for somebody else.
+                yield_now().await;
+            }
+            let mut block = memory.take(range.end - range.start);
+            let block = match resident::read_at(&file, block.room(), range.start) {
+                Some(read) => block.filled(read),
+                None => read_block(&file, range.start, block, &memory)
+                    .await?
+                    .map_err(|error| named(&location, error))?,
+            };
+            let start = range.start + block.len() as u64;
+            Ok(Some((block, (file, start..range.end))))
         }
     })
     .boxed()
 }
 
-/// Fills a block, whose memory was not zeroed before, with what begins at `start`.
-fn read_block(mut file: &File, start: u64, mut block: Block) -> io::Result<Bytes> {
-    let length = block.length();
-    // The handle is one stream's alone, so its position is too.
-    file.seek(SeekFrom::Start(start))?;
-    file.take(length).read_to_end(&mut block.bytes)?;
-    if block.bytes.len() as u64 == length {
-        Ok(block.into())
-    } else {
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"))
-    }
+/// Fills a block with what begins at `start`, on a thread that may wait for the disk.
+async fn read_block(
+    file: &Arc<File>,
+    start: u64,
+    mut block: Block,
+    memory: &Blocks,
+) -> Result<io::Result<Bytes>> {
+    let turn = memory.reader().await;
+    let file = Arc::clone(file);
+    let reading = tokio::task::spawn_blocking(move || {
+        let read = file.read_exact_at(block.room(), start);
+        drop(turn);
+        let whole = block.room().len();
+        match read {
+            Ok(()) => Ok(block.filled(whole)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(io::Error::new(error.kind(), "the file became shorter while it was read"))
+            }
+            Err(error) => Err(error),
+        }
+    });
+    reading.await.map_err(|source| Error::JoinError { source })
 }
 
 /// The key of an entry; `None` if no key reads back as exactly this name.

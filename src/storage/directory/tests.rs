@@ -35,6 +35,14 @@ async fn put(directory: &Directory, name: &str, bytes: &'static [u8], mode: PutM
     Ok(directory.put_opts(&at(name), bytes.into(), mode.into()).await?.e_tag.unwrap())
 }
 
+/// Takes what is from `offset` on out of the page cache; elsewhere than on Linux it stays.
+fn forget(file: &File, offset: u64) {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, offset, None, rustix::fs::Advice::DontNeed).unwrap();
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset);
+}
+
 async fn etag(directory: &Directory, name: &str) -> String {
     directory.head(&at(name)).await.unwrap().e_tag.unwrap()
 }
@@ -410,26 +418,31 @@ async fn a_reader_keeps_the_version_it_has_opened() {
 }
 
 #[tokio::test]
-async fn ranges_are_read_across_blocks() {
-    let (_folder, directory) = open();
+async fn ranges_are_read_across_blocks_from_memory_and_from_the_disk() {
+    let (folder, directory) = open();
     let size = 2 * BLOCK + 100;
     let bytes: Vec<u8> = (0..size).map(|position| (position % 251) as u8).collect();
     directory.put(&at("a"), bytes.clone().into()).await.unwrap();
     let part = |range: Range<u64>| {
         &bytes[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]
     };
-    for (range, expected) in [
-        (GetRange::Bounded(0..1), 0..1),
-        (GetRange::Bounded(BLOCK - 1..BLOCK + 1), BLOCK - 1..BLOCK + 1),
-        (GetRange::Bounded(10..size + 10), 10..size),
-        (GetRange::Offset(size - 3), size - 3..size),
-        (GetRange::Suffix(BLOCK + 1), size - BLOCK - 1..size),
-        (GetRange::Suffix(size + 1), 0..size),
-    ] {
-        let options = GetOptions::new().with_range(Some(range.clone()));
-        let found = directory.get_opts(&at("a"), options).await.unwrap();
-        assert_eq!(found.range, expected, "{range}");
-        assert!(found.bytes().await.unwrap() == part(expected), "{range}");
+    let file = File::open(folder.path().join("a")).unwrap();
+    // From here on nothing is in memory: nowhere, everywhere, in the middle of the second block.
+    for forgotten in [size, 0, BLOCK + BLOCK / 2] {
+        for (range, expected) in [
+            (GetRange::Bounded(0..1), 0..1),
+            (GetRange::Bounded(BLOCK - 1..BLOCK + 1), BLOCK - 1..BLOCK + 1),
+            (GetRange::Bounded(10..size + 10), 10..size),
+            (GetRange::Offset(size - 3), size - 3..size),
+            (GetRange::Suffix(BLOCK + 1), size - BLOCK - 1..size),
+            (GetRange::Suffix(size + 1), 0..size),
+        ] {
+            forget(&file, forgotten);
+            let options = GetOptions::new().with_range(Some(range.clone()));
+            let found = directory.get_opts(&at("a"), options).await.unwrap();
+            assert_eq!(found.range, expected, "{range}");
+            assert!(found.bytes().await.unwrap() == part(expected), "{range}, {forgotten}");
+        }
     }
     let beyond = GetOptions::new().with_range(Some(GetRange::Offset(size)));
     directory.get_opts(&at("a"), beyond).await.unwrap_err();
