@@ -19,6 +19,7 @@
 //! Who calls whom: main → server → http, sweep, hasher → packages, releases → storage, and never back. What is plain data or
 //! a pure rule (names, ids, digests, markers, retention) anybody may use.
 
+mod apart;
 pub mod audit;
 pub mod auth;
 pub mod client;

@@ -6,12 +6,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 
-use crate::digest::Digest;
+use crate::{apart::apart, digest::Digest, error::Error};
 
 /// The most answers of one kind kept of one listing.
 const MOST: usize = 32;
@@ -51,22 +51,47 @@ impl Answer {
     }
 }
 
+type Answers = HashMap<Kind, HashMap<Arc<str>, Answer>>;
+
 /// The answers made so far.
 #[derive(Debug, Default)]
-pub(crate) struct Rendered(Mutex<HashMap<Kind, HashMap<Arc<str>, Answer>>>);
+pub(crate) struct Rendered {
+    answers: Mutex<Answers>,
+    /// Held by whoever makes one; so many who need the same make it once.
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl Rendered {
-    /// The answer for a base URL; made by `render` the first time.
-    pub(crate) fn get<E>(
+    /// The answer for a base URL. The first time it is made, of so many things, by what `prepare` returns.
+    pub(crate) async fn get<R, E>(
         &self,
         kind: Kind,
         base_url: &str,
-        render: impl FnOnce() -> Result<Bytes, E>,
-    ) -> Result<Answer, E> {
-        if let Some(answer) = self.lock().get(&kind).and_then(|answers| answers.get(base_url)) {
-            return Ok(answer.clone());
+        things: usize,
+        prepare: impl FnOnce() -> R,
+    ) -> Result<Answer, E>
+    where
+        R: FnOnce() -> Result<Bytes, E> + Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        if let Some(answer) = self.kept(kind, base_url) {
+            return Ok(answer);
         }
-        let answer = Answer::new(render()?);
+        let _turn = self.turn.lock().await;
+        if let Some(answer) = self.kept(kind, base_url) {
+            return Ok(answer);
+        }
+        let render = prepare();
+        let answer = apart(things, || render().map(Answer::new)).await??;
+        self.keep(kind, base_url, &answer);
+        Ok(answer)
+    }
+
+    fn kept(&self, kind: Kind, base_url: &str) -> Option<Answer> {
+        self.lock().get(&kind)?.get(base_url).cloned()
+    }
+
+    fn keep(&self, kind: Kind, base_url: &str, answer: &Answer) {
         let mut answers = self.lock();
         let answers = answers.entry(kind).or_default();
         let bytes: usize = answers.values().map(|answer| answer.body.len()).sum();
@@ -74,47 +99,61 @@ impl Rendered {
             answers.clear();
         }
         answers.insert(base_url.into(), answer.clone());
-        Ok(answer)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Kind, HashMap<Arc<str>, Answer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use futures_util::future::join_all;
 
     use super::*;
 
-    fn get(rendered: &Rendered, base_url: &str, body: &'static str) -> Answer {
-        rendered
-            .get(Kind::Release, base_url, || Ok::<_, Infallible>(Bytes::from_static(body.as_bytes())))
-            .unwrap()
+    async fn get(rendered: &Rendered, base_url: &str, body: &'static str) -> Answer {
+        let render = || Ok::<_, Error>(Bytes::from_static(body.as_bytes()));
+        rendered.get(Kind::Release, base_url, 1, || render).await.unwrap()
     }
 
-    #[test]
-    fn an_answer_is_made_once_for_each_base_url() {
+    #[tokio::test]
+    async fn many_who_need_a_large_answer_make_it_once() {
+        let (rendered, made) = (Rendered::default(), Arc::new(AtomicUsize::new(0)));
+        let answers = join_all((0..50).map(|_| {
+            rendered.get(Kind::List, "http://a", 10_000, || {
+                let made = Arc::clone(&made);
+                move || Ok::<_, Error>(Bytes::from(made.fetch_add(1, Relaxed).to_string()))
+            })
+        }));
+        assert!(answers.await.into_iter().all(|answer| answer.unwrap().body == "0"));
+        assert_eq!(made.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_made_once_for_each_base_url() {
         let rendered = Rendered::default();
-        let first = get(&rendered, "http://a", "for a");
-        assert_eq!(get(&rendered, "http://a", "not made"), first);
-        assert_eq!(get(&rendered, "http://b", "for b").body, "for b");
-        assert_ne!(get(&rendered, "http://b", "").etag, first.etag);
+        let first = get(&rendered, "http://a", "for a").await;
+        assert_eq!(get(&rendered, "http://a", "not made").await, first);
+        assert_eq!(get(&rendered, "http://b", "for b").await.body, "for b");
+        assert_ne!(get(&rendered, "http://b", "").await.etag, first.etag);
     }
 
-    #[test]
-    fn forged_hosts_cost_no_memory() {
+    #[tokio::test]
+    async fn forged_hosts_cost_no_memory() {
         let rendered = Rendered::default();
         for index in 0..1000 {
-            get(&rendered, &format!("http://host-{index}"), "x");
+            get(&rendered, &format!("http://host-{index}"), "x").await;
         }
         assert!(rendered.lock()[&Kind::Release].len() <= MOST);
 
         let large = Bytes::from(vec![0; MOST_BYTES / 4]);
         for index in 0..10 {
-            let render = || Ok::<_, Infallible>(large.clone());
-            rendered.get(Kind::List, &format!("http://host-{index}"), render).unwrap();
+            let large = large.clone();
+            let render = || move || Ok::<_, Error>(large);
+            rendered.get(Kind::List, &format!("http://host-{index}"), 1, render).await.unwrap();
         }
         let kept: usize = rendered.lock()[&Kind::List].values().map(|answer| answer.body.len()).sum();
         assert!((1..=MOST_BYTES).contains(&kept), "{kept}");

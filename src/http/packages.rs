@@ -232,10 +232,24 @@ pub(super) async fn latest(
 /// The packages as a release, for callers who may read them.
 pub(super) async fn newest(app: &App, base: &BaseUrl, headers: &HeaderMap) -> Result<Response> {
     let listing = app.packages.list().await?;
-    let answer = listing.rendered.get(Kind::Release, base.as_str(), || {
-        sized_json(&ReleaseJson::new(&listing, base), ReleaseJson::about(&listing, base))
-    })?;
-    Ok(respond(answer, JSON, headers))
+    let answer = rendered(&listing, base, Kind::Release, |listing, base| {
+        sized_json(&ReleaseJson::new(listing, base), ReleaseJson::about(listing, base))
+    });
+    Ok(respond(answer.await?, JSON, headers))
+}
+
+/// An answer about all packages, made by `render` if nobody had it yet.
+async fn rendered(
+    listing: &Arc<Listing>,
+    base: &BaseUrl,
+    kind: Kind,
+    render: fn(&Listing, &BaseUrl) -> Result<Bytes>,
+) -> Result<Answer> {
+    let prepare = || {
+        let (listing, base) = (Arc::clone(listing), base.clone());
+        move || render(&listing, &base)
+    };
+    listing.rendered.get(kind, base.as_str(), listing.all().len(), prepare).await
 }
 
 /// How a listing is asked for.
@@ -266,11 +280,11 @@ pub(super) async fn list(
     let listing = app.packages.list().await?;
     let mut response = match query.format.unwrap_or_else(|| accepted(&headers)) {
         Format::Json => {
-            let packages = || json(&PackagesJson(&listing, &base));
-            respond(listing.rendered.get(Kind::List, base.as_str(), packages)?, JSON, &headers)
+            let packages = |listing: &Listing, base: &BaseUrl| json(&PackagesJson(listing, base));
+            respond(rendered(&listing, &base, Kind::List, packages).await?, JSON, &headers)
         }
         Format::Html => {
-            let answer = listing.rendered.get(Kind::Page, base.as_str(), || page(&listing, &base))?;
+            let answer = rendered(&listing, &base, Kind::Page, page).await?;
             pages::harmless(respond(answer, pages::HTML, &headers))
         }
     };

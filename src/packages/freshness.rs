@@ -22,11 +22,12 @@ use super::{
     listing::{SIDECAR_BYTES, SIDECAR_SUFFIX, assemble, publishes},
 };
 use crate::{
+    apart::apart,
     coalesce::Coalesced,
     digest::Digest,
     error::{Error, Result},
     name::PackageName,
-    storage::{Found, Quiet},
+    storage::{Found, Generation, Quiet},
 };
 
 /// How long a listing is taken to hold because the store says that nothing changed. Not for ever: what a store cannot see
@@ -47,7 +48,9 @@ pub(super) struct Last {
     listed: Instant,
     /// The state of the record of changes in which a look at that is enough.
     quiet: Option<Quiet>,
-    found: Found,
+    /// The state of a directory that this is known to be.
+    generation: Option<Generation>,
+    found: Arc<Found>,
     listing: Arc<Listing>,
 }
 
@@ -82,7 +85,7 @@ impl Inner {
         let now = self.storage.generation()?;
         let last = self.last();
         let holds = |last: &&Last| {
-            last.found.generation == Some(now) && last.is_young() && last.listing.holds_at(Utc::now())
+            last.generation == Some(now) && last.is_young() && last.listing.holds_at(Utc::now())
         };
         last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
     }
@@ -113,7 +116,7 @@ impl Inner {
     /// Trusts no listing made so far to be proved: the store was found otherwise.
     pub(super) fn doubt(&self) {
         if let Some(last) = self.last().as_mut() {
-            last.found.generation = None;
+            last.generation = None;
         }
     }
 
@@ -190,16 +193,26 @@ impl Inner {
     /// look before this said.
     async fn look(&self, quiet: Option<Quiet>) -> Result<Arc<Listing>> {
         let (begun, now) = (Instant::now(), Utc::now());
-        let found = self.storage.list().await?;
+        let found = Arc::new(self.storage.list().await?);
         let took = begun.elapsed();
+        let before = self.last().as_ref().map(|last| Arc::clone(&last.found));
+        let same = match before.clone() {
+            Some(before) => {
+                let found = Arc::clone(&found);
+                apart(found.objects.len(), move || before.shows_the_same(&found)).await?
+            }
+            None => false,
+        };
+        let is_the_same =
+            |last: &Last| same && before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &last.found));
         let unannounced = {
             let mut last = self.last();
             match last.as_mut() {
                 // Another one was faster.
                 Some(last) if last.listed > begun => return Ok(Arc::clone(&last.listing)),
-                Some(last) if last.found.shows_the_same(&found) && last.listing.holds_at(now) => {
+                Some(last) if is_the_same(last) && last.listing.holds_at(now) => {
                     (last.begun, last.listed, last.took) = (begun, begun, took);
-                    (last.quiet, last.found.generation) = (quiet, found.generation);
+                    (last.quiet, last.generation) = (quiet, found.generation);
                     return Ok(Arc::clone(&last.listing));
                 }
                 Some(last) => quiet.is_some() && last.quiet == quiet && publishes(&last.found, &found),
@@ -211,13 +224,15 @@ impl Inner {
             self.distrust();
         }
         let sidecars = self.read_sidecars(&found).await;
-        let listing = Arc::new(assemble(&found, &sidecars, &self.policy, now));
+        let listing = {
+            let (found, policy) = (Arc::clone(&found), self.policy.clone());
+            apart(found.objects.len(), move || Arc::new(assemble(&found, &sidecars, &policy, now))).await?
+        };
         if listing.all.iter().any(|package| package.sha256.is_none()) {
             self.unhashed.notify_one();
         }
-        let mut last = self.last();
         let skipped = found.skipped;
-        if skipped > 0 && last.as_ref().is_none_or(|last| last.found.skipped != skipped) {
+        if skipped > 0 && before.is_none_or(|before| before.skipped != skipped) {
             tracing::warn!(
                 event = "listing",
                 skipped,
@@ -225,10 +240,22 @@ impl Inner {
                  names with control characters"
             );
         }
-        if last.as_ref().is_none_or(|last| last.listed <= begun) {
-            *last = Some(Last { begun, listed: begun, took, quiet, found, listing: Arc::clone(&listing) });
-        }
+        let generation = found.generation;
+        let new =
+            Last { begun, listed: begun, took, quiet, generation, found, listing: Arc::clone(&listing) };
+        self.replace(new);
         Ok(listing)
+    }
+
+    /// Remembers the last listing, unless another one was faster.
+    fn replace(&self, new: Last) {
+        let mut last = self.last();
+        if last.as_ref().is_none_or(|last| last.listed <= new.begun) {
+            let old = last.replace(new);
+            // Nobody shall wait for the lock while thousands of names are freed.
+            drop(last);
+            drop(old);
+        }
     }
 
     /// Something was published that was not announced: by an older server, or by one whose clock stood still.

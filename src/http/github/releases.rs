@@ -1,5 +1,7 @@
 //! Releases: list, find, create, edit, delete.
 
+use std::sync::Arc;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -110,8 +112,11 @@ pub(super) async fn latest(
         }
         return Err(Refusal::not_found());
     };
-    let rendered =
-        listing.rendered.get(Kind::Latest, links.api(), || json(&ReleaseJson::new(latest, &links)))?;
+    let prepare = || {
+        let (latest, links) = (Arc::clone(latest), links.clone());
+        move || json(&ReleaseJson::new(&latest, &links))
+    };
+    let rendered = listing.rendered.get(Kind::Latest, links.api(), latest.assets.len(), prepare).await?;
     Ok(answer(rendered, &headers))
 }
 

@@ -1,6 +1,6 @@
 //! The paths that people and install scripts use: `/{owner}/{repo}/releases/…`.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use axum::{
     extract::State,
@@ -196,8 +196,13 @@ pub(super) async fn feed(
 ) -> Result<Response> {
     let listing = app.releases.list(&reading.repository).await?;
     reading.check_any(&listing)?;
-    let feed = || Ok::<_, Refusal>(feed::feed(&listing, &reading.repository, &links).into());
-    let answer = listing.rendered.get(Kind::Feed, links.web().as_str(), feed)?;
+    let prepare = || {
+        let (listing, links) = (Arc::clone(&listing), links.clone());
+        let repository = reading.repository.clone();
+        move || Ok::<_, Refusal>(feed::feed(&listing, &repository, &links).into())
+    };
+    // Notes are turned into HTML, which takes its time.
+    let answer = listing.rendered.get(Kind::Feed, links.web().as_str(), usize::MAX, prepare).await?;
     Ok(respond(answer, ATOM, &headers))
 }
 
