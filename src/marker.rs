@@ -2,14 +2,18 @@
 //!
 //! `HASH.ETAG.SIZE.SHA256.published-MS` or `….found-MS`: HASH is the first 32 hex digits of the SHA-256 of the
 //! package's name, MS the milliseconds since 1970 at which it was published (or, for what was found in the store,
-//! last modified). A marker is bound to one ETag, so it can never describe other bytes: it needs no lock and no
-//! update, and one flat listing without reads gives all of them.
+//! last modified), up to the end of the year 9999. A marker is bound to one ETag, so it can never describe other
+//! bytes: it needs no lock and no update, and one flat listing without reads gives all of them.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 
 use crate::digest::Digest;
+
+/// The last millisecond of the year 9999: years have four digits in RFC 3339.
+const LAST: DateTime<Utc> =
+    DateTime::from_timestamp_millis(253_402_300_799_999).expect("the calendar goes further");
 
 /// How a package came to be here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +42,8 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The marker of the bytes that the package `name` has under an ETag (quotes and all).
+    /// The marker of the bytes that the package `name` has under an ETag (quotes and all). Its time is the nearest
+    /// that a marker can have.
     pub fn new(
         name: &str,
         etag: &str,
@@ -47,7 +52,8 @@ impl Marker {
         source: Source,
         time: DateTime<Utc>,
     ) -> Self {
-        Self { name_hash: name_hash(name), etag: unquoted(etag).to_owned(), size, sha256, source, time }
+        let (name_hash, etag, time) = (name_hash(name), unquoted(etag).to_owned(), writable(time));
+        Self { name_hash, etag, size, sha256, source, time }
     }
 
     /// Of several markers of the same bytes, the greatest counts: the newest `published`, else the newest `found`.
@@ -66,9 +72,8 @@ impl Marker {
             _ => return None,
         };
         // Only what is written the same again is ours: no second spelling, nothing behind the last field.
-        let unsigned = ms.strip_prefix('-').filter(|rest| *rest != "0").unwrap_or(ms);
         let lower = !sha256.bytes().any(|byte| byte.is_ascii_uppercase());
-        if next().is_some() || !(lower && is_plain(size) && is_plain(unsigned)) {
+        if next().is_some() || !(lower && is_plain(size) && is_plain(ms)) {
             return None;
         }
         Some(Self {
@@ -77,7 +82,7 @@ impl Marker {
             size: size.parse().ok()?,
             sha256: sha256.parse().ok()?,
             source,
-            time: DateTime::from_timestamp_millis(ms.parse().ok()?)?,
+            time: DateTime::from_timestamp_millis(ms.parse().ok()?).filter(|time| *time <= LAST)?,
         })
     }
 
@@ -96,6 +101,18 @@ impl fmt::Display for Marker {
         let Self { name_hash, etag, size, sha256, time, .. } = self;
         write!(f, "{name_hash}.{etag}.{size}.{sha256}.{origin}-{}", time.timestamp_millis())
     }
+}
+
+/// The time of what is published `now`: later than the `newest` so far, also of a server whose clock was ahead. Only the
+/// last time of all has none after it, and is given again.
+pub(crate) fn time_after(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let after = newest.map(|newest| newest.min(LAST) + chrono::Duration::milliseconds(1));
+    writable(after.map_or(now, |after| after.max(now)))
+}
+
+/// The nearest time from 1970 to the end of the year 9999: what a marker can have, and every reader of RFC 3339 reads.
+pub(crate) fn writable(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.clamp(DateTime::<Utc>::UNIX_EPOCH, LAST)
 }
 
 /// The part of a marker's name that stands for the package: 32 hex digits, whatever the name contains.
@@ -140,9 +157,69 @@ mod tests {
         );
         assert_eq!(Marker::parse(&name), Some(marker()));
         assert!(name.len() < 255);
-        for ms in [0, -1, -62_000_000_000_000] {
-            let old = Marker { time: DateTime::from_timestamp_millis(ms).unwrap(), ..marker() };
-            assert_eq!(Marker::parse(&old.to_string()), Some(old));
+    }
+
+    #[test]
+    fn a_marker_of_another_time_than_from_1970_to_9999_is_none() {
+        for (ms, is_one) in [
+            ("0", true),
+            ("253402300799999", true),
+            ("-1", false),
+            ("-62000000000000", false),
+            ("253402300800000", false),
+            // The last that chrono knows, and the first that it does not.
+            ("8210266876799999", false),
+            ("8210266876800000", false),
+            ("99999999999999999999", false),
+        ] {
+            for origin in ["published", "found"] {
+                let name = marker().to_string().replace("published-1790000000123", &format!("{origin}-{ms}"));
+                let read = Marker::parse(&name).map(|marker| marker.to_string());
+                assert_eq!(read, is_one.then_some(name), "{origin} {ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_time_makes_a_marker_that_is_read_again() {
+        let last = DateTime::from_timestamp_millis(253_402_300_799_999).unwrap();
+        for (time, has) in [
+            (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::UNIX_EPOCH),
+            (DateTime::<Utc>::UNIX_EPOCH - chrono::Duration::milliseconds(1), DateTime::<Utc>::UNIX_EPOCH),
+            (marker().time, marker().time),
+            (last, last),
+            (last + chrono::Duration::milliseconds(1), last),
+            (DateTime::<Utc>::MAX_UTC, last),
+        ] {
+            let made = Marker::new("app.zip", "\"1f-2-3\"", 2, Digest::of(b"ab"), Source::Found, time);
+            assert_eq!(made.time, has, "{time}");
+            assert_eq!(Marker::parse(&made.to_string()), Some(made), "{time}");
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_later_than_what_was_as_long_as_there_are_times() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let now = at("2026-09-12T14:03:11.123Z");
+        let last = at("9999-12-31T23:59:59.999Z");
+        let beyond = last + chrono::Duration::milliseconds(1);
+        for (newest, now, expected) in [
+            (None, now, now),
+            (Some(at("2026-09-12T14:03:11.121Z")), now, now),
+            (Some(at("2026-09-12T14:03:11.122Z")), now, now),
+            (Some(now), now, at("2026-09-12T14:03:11.124Z")),
+            (Some(at("2027-01-01T00:00:00Z")), now, at("2027-01-01T00:00:00.001Z")),
+            (Some(at("9999-12-31T23:59:59.998Z")), now, last),
+            (Some(last), now, last),
+            (Some(beyond), now, last),
+            (Some(DateTime::<Utc>::MAX_UTC), now, last),
+            (Some(DateTime::<Utc>::MIN_UTC), now, now),
+            // A clock may be that wrong, too.
+            (None, beyond, last),
+            (Some(last), DateTime::<Utc>::MAX_UTC, last),
+            (None, DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::UNIX_EPOCH),
+        ] {
+            assert_eq!(time_after(newest, now), expected, "{newest:?} {now}");
         }
     }
 

@@ -46,6 +46,7 @@ use crate::{
     config::Config,
     detached::to_its_end,
     error::{Breach, Error, Result},
+    marker::{time_after, writable},
     storage::{
         Storage,
         repos::{Entry, Key, Read},
@@ -375,7 +376,10 @@ impl Inner {
                 Err(Error::Internal(anyhow::anyhow!("the store says `{key}` is unchanged, unasked")))
             }
             (Ok(Read::Fresh(text, etag)), _) => {
-                Ok(self.remember(key.clone(), parse(key, &text)?, etag, text.len()))
+                let mut record: Record = parse(key, &text)?;
+                // Written by hand, it may be a time that nothing can come after.
+                record.latest_at = record.latest_at.map(writable);
+                Ok(self.remember(key.clone(), record, etag, text.len()))
             }
             (Err(error), _) => {
                 self.records.remove(key);
@@ -509,8 +513,7 @@ impl Inner {
             let listing = self.list_now(repository).await?;
             let older = listing.latest().is_some_and(|latest| is_older(&next.tag_name, &latest.tag_name));
             if latest == Latest::Set || !older {
-                let after = listing.greatest().map(|greatest| greatest + chrono::Duration::milliseconds(1));
-                next.latest_at = after.max(Some(now()));
+                next.latest_at = Some(time_after(listing.greatest(), now()));
             }
         }
         let written = self.swap(repository, &from, next).await?;
@@ -637,4 +640,42 @@ fn tag_is_taken(tag: &TagName) -> Error {
         code: "already_exists",
         message: format!("tag `{tag}` has a release already"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::config;
+
+    #[tokio::test]
+    async fn a_record_of_the_end_of_all_times_stops_no_publishing() {
+        let last: DateTime<Utc> = "9999-12-31T23:59:59.999Z".parse().unwrap();
+        let millisecond = chrono::Duration::milliseconds(1);
+        let repository = Repository::parse("acme/app").unwrap();
+        for time in [last - millisecond, last, last + millisecond, DateTime::<Utc>::MAX_UTC] {
+            let config = config::load_from(std::iter::empty(), Path::new("/nonexistent")).unwrap().config;
+            let releases = Releases::new(Storage::memory(64 << 20), &config);
+            let new = |tag| NewRelease::new(TagName::parse(tag).unwrap());
+            let first = releases.create(&repository, new("v1"), &Actor::sweep()).await.unwrap();
+            let key = Key::record(&repository, first.id);
+            let Read::Fresh(text, etag) = releases.storage().read(&key, None).await.unwrap() else {
+                panic!()
+            };
+            let mut by_hand: Record = parse(&key, &text).unwrap();
+            by_hand.latest_at = Some(time);
+            releases.storage().replace(&key, render(&by_hand).unwrap(), &etag).await.unwrap();
+
+            let second = releases.create(&repository, new("v2"), &Actor::sweep()).await.unwrap();
+            assert_eq!(second.latest_at, Some(last), "{time}");
+            let first = releases.find(&repository, first.id).await.unwrap();
+            assert_eq!(first.latest_at, Some(time.min(last)), "{time}");
+            let listing = releases.list(&repository).await.unwrap();
+            // Of two at the last time the id decides, which is random within a second.
+            assert!(listing.is_latest(second.id) || time >= last, "{time}");
+        }
+    }
 }

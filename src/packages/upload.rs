@@ -9,7 +9,7 @@ use crate::{
     detached::to_its_end,
     digest::Digest,
     error::{Error, Result},
-    marker::{Marker, Source},
+    marker::{Marker, Source, time_after},
     metrics,
     name::PackageName,
     storage::Upload,
@@ -109,10 +109,8 @@ impl Incoming {
             written => written?,
         };
         // Later than everything published before, also by a server whose clock is ahead.
-        let newest = listing.newest;
-        let after_newest = newest.map(|newest| newest + chrono::Duration::milliseconds(1));
         let now = Utc::now().trunc_subsecs(3);
-        let time = after_newest.map_or(now, |after| after.max(now));
+        let time = time_after(listing.newest, now);
         let name = self.name.as_str();
         let marker = Marker::new(name, &written.etag, size, sha256, Source::Published, time);
         storage.put_marker(&marker).await?;
@@ -131,5 +129,50 @@ impl Incoming {
             marked: true,
         };
         Ok((package, previous))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::{config, marker::name_hash, storage::Storage};
+
+    #[tokio::test]
+    async fn a_marker_of_the_end_of_all_times_stops_no_upload() {
+        let last: DateTime<Utc> = "9999-12-31T23:59:59.999Z".parse().unwrap();
+        // Put there by hand: what is beyond the last is none, so that the clock counts.
+        for (time, expected) in [
+            (last - chrono::Duration::milliseconds(1), Some(last)),
+            (last, Some(last)),
+            (last + chrono::Duration::milliseconds(1), None),
+            (DateTime::<Utc>::MAX_UTC, None),
+        ] {
+            let config = config::load_from(std::iter::empty(), Path::new("/nonexistent")).unwrap().config;
+            let storage = Storage::memory(64 << 20);
+            let (name_hash, etag, sha256) = (name_hash("gone.zip"), "1".to_owned(), Digest::of(b"x"));
+            let marker = Marker { name_hash, etag, size: 1, sha256, source: Source::Published, time };
+            storage.put_marker(&marker).await.unwrap();
+
+            let packages = Packages::new(storage, &config);
+            let begun = Utc::now().trunc_subsecs(3);
+            for name in ["a.zip", "b.zip"] {
+                let name = PackageName::for_upload(name).unwrap();
+                let mut receiving = packages.upload(name.clone(), false, None).await.unwrap();
+                receiving.write("bytes".into()).await.unwrap();
+                let package = receiving.commit(None, Actor::sweep()).await.unwrap();
+                let of_the_clock = begun..=Utc::now() + chrono::Duration::milliseconds(1);
+                match expected {
+                    Some(expected) => assert_eq!(package.created_at, expected, "{time}"),
+                    None => assert!(of_the_clock.contains(&package.created_at), "{time}"),
+                }
+                let listing = packages.fresh().await.unwrap();
+                let listed = listing.find(&name).unwrap();
+                assert_eq!((listed.created_at, listed.marked), (package.created_at, true), "{time}");
+            }
+        }
     }
 }
