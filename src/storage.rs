@@ -44,7 +44,7 @@ mod watch;
 use std::{fmt, future::Future, ops::Range, path::Path as FilePath, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{
     StreamExt, TryStreamExt, future,
     stream::{BoxStream, FuturesUnordered},
@@ -74,6 +74,7 @@ use hot::HotFiles;
 use measured::Measured;
 use memory::Memory;
 use removal::Removals;
+pub(crate) use resident::is_in_memory;
 pub use watch::Generation;
 
 /// The folder of the server's own objects.
@@ -93,6 +94,13 @@ const PARTS_IN_FLIGHT: usize = 4;
 
 /// How many writes of one upload a disk has at a time: with a second one it does not wait for us.
 const WRITES_IN_FLIGHT: usize = 2;
+
+/// Blocks of an upload under this size, in bytes, are copied together: the handle of a block, and the buffer that it
+/// was read into, can take more memory than a few bytes in it, and on a disk each block is a write of its own.
+const SMALL_BYTES: usize = 4 * 1024;
+
+/// How much is copied together at most, in bytes: more makes no fewer writes worth counting.
+const TAIL_BYTES: usize = 64 * 1024;
 
 /// How long a link to the store is valid. A download that began in time goes on.
 pub const LINK_LIFETIME: Duration = Duration::from_mins(5);
@@ -240,6 +248,13 @@ impl Storage {
         Self { hot: Arc::new(HotFiles::new(limits)), ..self }
     }
 
+    /// The same store behind another one, which a test has go wrong.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn behind(self, other: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { objects: other(self.objects), ..self }
+    }
+
     /// What small files take in memory, in bytes.
     pub fn kept_bytes(&self) -> u64 {
         self.hot.bytes()
@@ -341,7 +356,7 @@ impl Storage {
             let options = GetOptions::new()
                 .with_if_match(Some(etag.to_owned()))
                 .with_range((range != (0..size)).then_some(range));
-            Ok(stream_of(self.open(name, options).await?, name.to_string()))
+            Ok(content_of(self.open(name, options).await?, name.to_string()))
         };
         self.hot.read((name.as_str(), etag), size, range, self.metrics, read).await
     }
@@ -599,7 +614,8 @@ impl Upload {
         while let Some(written) = self.writing.next().await {
             written.map_err(|error| Error::Internal(error.into()))??;
         }
-        self.hash(self.part.payload()).await?;
+        let payload = self.part.payload();
+        self.hash(payload).await?;
         let hasher = self.hashing.take().unwrap_or_else(|| tokio::task::spawn_blocking(Hasher::default));
         Ok(hasher.await.map_err(|error| Error::Internal(error.into()))?.finish())
     }
@@ -641,7 +657,7 @@ impl Upload {
                 begun.insert(multipart.map_err(at(self.location.as_ref()))?)
             }
         };
-        let part = std::mem::take(&mut self.part);
+        let mut part = std::mem::take(&mut self.part);
         let payload = part.payload();
         let written = multipart.put_part(payload.clone());
         let name = self.location.to_string();
@@ -674,19 +690,44 @@ impl Upload {
 #[derive(Default)]
 struct Part {
     blocks: Vec<Bytes>,
+    /// Small blocks that come after those, copied together.
+    tail: BytesMut,
     size: usize,
     /// Its share of the memory that uploads may hold.
     room: Option<OwnedSemaphorePermit>,
 }
 
 impl Part {
-    fn push(&mut self, block: Bytes) {
-        self.size += block.len();
-        self.blocks.push(block);
+    /// Takes the next block: a large one as it is, of a small one a copy.
+    fn push(&mut self, mut block: Bytes) {
+        if block.len() >= SMALL_BYTES {
+            self.end_tail();
+            self.size += block.len();
+            self.blocks.push(block);
+            return;
+        }
+        while !block.is_empty() {
+            if self.tail.len() == self.tail.capacity() {
+                self.end_tail();
+                // As much again as there is: little for what stays small, and soon enough for what does not.
+                self.tail = BytesMut::with_capacity(self.size.clamp(SMALL_BYTES, TAIL_BYTES));
+            }
+            let fits = (self.tail.capacity() - self.tail.len()).min(block.len());
+            self.tail.extend_from_slice(&block.split_to(fits));
+            self.size += fits;
+        }
+    }
+
+    /// Makes the tail a block. The room that is left behind it is for the next one.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.blocks.push(self.tail.split().freeze());
+        }
     }
 
     /// The bytes, shared rather than copied.
-    fn payload(&self) -> PutPayload {
+    fn payload(&mut self) -> PutPayload {
+        self.end_tail();
         self.blocks.iter().cloned().collect()
     }
 }
@@ -727,6 +768,16 @@ fn key_of(text: &str) -> Path {
 }
 
 /// The bytes that were found, in the domain's words.
+fn content_of(mut found: GetResult, what: String) -> Content {
+    let file = found.extensions.remove::<resident::Opened>();
+    let range = found.range.clone();
+    let bytes = stream_of(found, what);
+    match file {
+        Some(resident::Opened(file)) => Content::File { file, range, bytes },
+        None => Content::Stream(bytes),
+    }
+}
+
 fn stream_of(found: GetResult, what: String) -> BoxStream<'static, Result<Bytes>> {
     let broken =
         move |error| Error::Unavailable(anyhow::Error::new(error).context(format!("reading `{what}`")));
@@ -798,4 +849,72 @@ fn check_layout(root: &FilePath) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Single bytes, among which blocks of each of these sizes come again and again.
+    fn scattered(sizes: &[usize]) -> Vec<Bytes> {
+        let byte = |number: usize| u8::try_from(number % 251).unwrap();
+        let mut blocks = Vec::new();
+        for number in 0..100_000 {
+            blocks.push(Bytes::from(vec![byte(number)]));
+            if number % 5_000 == 4_999 {
+                let large = |size: &usize| Bytes::from(vec![byte(number + size); *size]);
+                blocks.extend(sizes.iter().map(large));
+            }
+        }
+        blocks
+    }
+
+    #[test]
+    fn small_blocks_are_copied_together_and_large_ones_are_not_copied() {
+        for (sizes, blocks) in [
+            // Each as large as all before it, up to the limit: 4, 4, 8, 16, 32, and then 64 KiB.
+            (vec![], 6..=6),
+            (vec![SMALL_BYTES - 1, 1_000], 8..=8),
+            // Twenty times each, and before each first one what is small.
+            (vec![SMALL_BYTES, 100_000], 60..=70),
+            (vec![1, SMALL_BYTES - 1, SMALL_BYTES], 40..=50),
+        ] {
+            let pushed = scattered(&sizes);
+            let mut part = Part::default();
+            for block in &pushed {
+                part.push(block.clone());
+            }
+            let payload = part.payload();
+            let count = payload.iter().count();
+            assert!(blocks.contains(&count), "{sizes:?}: {count}");
+            let bytes = pushed.concat();
+            assert_eq!((part.size, payload.content_length()), (bytes.len(), bytes.len()), "{sizes:?}");
+            assert!(payload.iter().flatten().eq(&bytes), "{sizes:?}: other bytes, or in another order");
+            for block in pushed.iter().filter(|block| block.len() >= SMALL_BYTES) {
+                let same = |sent: &Bytes| sent.as_ptr() == block.as_ptr() && sent.len() == block.len();
+                assert!(payload.iter().any(same), "{sizes:?}: a large block is copied");
+            }
+            assert!(part.payload().iter().eq(&payload), "{sizes:?}: the second time it is another");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_of_tiny_blocks_is_stored_as_it_was_sent() {
+        let storage = Storage::memory(64 << 20);
+        let name = PackageName::for_upload("app.zip").unwrap();
+        // More than a part, the end of which is somewhere in a block; and less.
+        for sizes in [&[7, SMALL_BYTES, 500_000][..], &[]] {
+            let blocks = scattered(sizes);
+            let bytes = blocks.concat();
+            assert_eq!(bytes.len() > PART_BYTES, !sizes.is_empty());
+            let mut upload = storage.upload(&name, true, None);
+            for block in blocks {
+                upload.write(block).await.unwrap();
+            }
+            assert_eq!(upload.digest().await.unwrap(), Digest::of(&bytes));
+            upload.commit().await.unwrap();
+            let stored = storage.open(&name, GetOptions::new()).await.unwrap().bytes().await.unwrap();
+            assert!(stored == bytes, "{sizes:?}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub mod metrics;
 mod openapi;
 mod packages;
 mod pages;
+mod sendfile;
 pub mod serve;
 pub mod tls;
 pub mod workers;

@@ -51,7 +51,7 @@ use tower::ServiceExt as _;
 
 use crate::{
     config,
-    http::{linger, tls::Tls, workers::Workers},
+    http::{linger, sendfile, tls::Tls, workers::Workers},
     metrics::Metrics,
     telemetry,
 };
@@ -348,7 +348,9 @@ struct Connection {
 
 impl Connection {
     async fn welcome(self, stream: TcpStream, tls: Option<Tls>, http: Arc<auto::Builder<Streams>>) {
-        let Some(tls) = tls else { return self.serve(stream, http).await };
+        let Some(tls) = tls else {
+            return sendfile::around(stream, |wire| self.serve(wire, http)).await;
+        };
         let draining = self.draining.0.clone();
         let stopping = async {
             draining.cancelled().await;

@@ -19,12 +19,14 @@
 use std::{
     ffi::OsStr,
     fmt,
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, DirEntry, File, Metadata, OpenOptions},
     io,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    panic::resume_unwind,
     path::{Path as FilePath, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread,
     time::SystemTime,
 };
 
@@ -33,9 +35,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
-    path::Path,
+    CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UploadPart, path::Path,
 };
 use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
@@ -61,6 +63,10 @@ const LAST_SECOND: i64 = 253_402_300_799;
 
 /// Of how many folders it is remembered that their names are durable.
 const ANCHORED: usize = 4096;
+
+/// How many entries of a folder are worth a thread, and how many threads look at a folder at most.
+const A_SHARE: usize = 2048;
+const LOOKERS: usize = 8;
 
 /// How often a folder is made that others remove.
 const FOLDER_TRIES: usize = 16;
@@ -107,6 +113,49 @@ pub(super) struct Entries {
 }
 
 impl Entries {
+    /// Looks at each of many, on several threads: each look may wait for the disk, and takes a processor some microseconds.
+    fn of(prefix: &Path, entries: &[DirEntry]) -> Self {
+        let threads = entries.len().div_ceil(A_SHARE).clamp(1, LOOKERS);
+        let mut shares = entries.chunks(entries.len().div_ceil(threads).max(1));
+        let first = shares.next().unwrap_or_default();
+        thread::scope(|scope| {
+            let looks: Vec<_> = shares.map(|share| scope.spawn(|| Self::look(prefix, share))).collect();
+            let mut all = Self::look(prefix, first);
+            for look in looks {
+                let Self { found, skipped, unreadable } =
+                    look.join().unwrap_or_else(|panic| resume_unwind(panic));
+                all.found.objects.extend(found.objects);
+                all.found.common_prefixes.extend(found.common_prefixes);
+                all.skipped += skipped;
+                all.unreadable += unreadable;
+            }
+            all
+        })
+    }
+
+    fn look(prefix: &Path, entries: &[DirEntry]) -> Self {
+        let found = ListResult {
+            common_prefixes: Vec::new(),
+            objects: Vec::with_capacity(entries.len()),
+            extensions: Default::default(),
+        };
+        let mut looked_at = Self { found, skipped: 0, unreadable: 0 };
+        for entry in entries {
+            let Some(location) = key(prefix, &entry.file_name()) else {
+                looked_at.skipped += 1;
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => looked_at.found.objects.push(meta(location, &metadata)),
+                Ok(metadata) if metadata.is_dir() => looked_at.found.common_prefixes.push(location),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since
+                Err(_) => looked_at.unreadable += 1,
+                Ok(_) => looked_at.skipped += 1, // a link, a pipe, a device
+            }
+        }
+        looked_at
+    }
+
     /// Whether all of them could be looked at.
     pub(super) fn is_whole(&self) -> bool {
         self.unreadable == 0
@@ -373,29 +422,12 @@ impl Inner {
 
     /// What lies in a folder.
     fn list(&self, prefix: &Path) -> io::Result<Entries> {
-        let found =
-            ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
-        let mut listed = Entries { found, skipped: 0, unreadable: 0 };
-        let entries = match fs::read_dir(self.file(prefix)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listed),
-            entries => entries?,
+        let entries: Vec<DirEntry> = match fs::read_dir(self.file(prefix)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // An error in the middle is one: what follows is unknown, so the listing would not be whole.
+            entries => entries?.collect::<io::Result<_>>()?,
         };
-        for entry in entries {
-            // Reading the folder itself failed: what follows is unknown, so the listing is not whole.
-            let entry = entry?;
-            let Some(location) = key(prefix, &entry.file_name()) else {
-                listed.skipped += 1;
-                continue;
-            };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => listed.found.objects.push(meta(location, &metadata)),
-                Ok(metadata) if metadata.is_dir() => listed.found.common_prefixes.push(location),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone since
-                Err(_) => listed.unreadable += 1,
-                Ok(_) => listed.skipped += 1, // a link, a pipe, a device
-            }
-        }
-        Ok(listed)
+        Ok(Entries::of(prefix, &entries))
     }
 
     fn list_below(&self, prefix: &Path) -> io::Result<Vec<ObjectMeta>> {
@@ -433,10 +465,13 @@ impl ObjectStore for Directory {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let (file, metadata) = match resident::open(&self.0.root, location.as_ref()) {
+        let resident = resident::open(&self.0.root, location.as_ref());
+        let local = resident.is_some();
+        let (file, metadata) = match resident {
             Some(opened) => opened,
             None => self.open_file(location).await?,
         };
+        let file = Arc::new(file);
         let meta = meta(location.clone(), &metadata);
         options.check_preconditions(&meta)?;
         let range = match &options.range {
@@ -445,9 +480,13 @@ impl ObjectStore for Directory {
                 .as_range(meta.size)
                 .map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?,
         };
+        let mut extensions = Extensions::new();
         let blocks = if options.head {
             stream::empty().boxed()
         } else {
+            if local {
+                extensions.insert(resident::Opened(Arc::clone(&file)));
+            }
             blocks(file, range.clone(), location.clone(), self.0.blocks.clone())
         };
         Ok(GetResult {
@@ -455,7 +494,7 @@ impl ObjectStore for Directory {
             meta,
             range,
             attributes: Default::default(),
-            extensions: Default::default(),
+            extensions,
         })
     }
 
@@ -648,13 +687,13 @@ fn drop_stage(stage: Option<Arc<Stage>>) -> io::Result<()> {
 
 /// The bytes of `range`, block by block. A file that ends before is an error: the length was promised.
 fn blocks(
-    file: File,
+    file: Arc<File>,
     range: Range<u64>,
     location: Path,
     memory: Blocks,
 ) -> BoxStream<'static, Result<Bytes>> {
     let first = range.start;
-    stream::try_unfold((Arc::new(file), range), move |(file, range)| {
+    stream::try_unfold((file, range), move |(file, range)| {
         let (location, memory) = (location.clone(), memory.clone());
         async move {
             if range.is_empty() {

@@ -5,11 +5,11 @@
 //! - Many who ask at once for what is not kept yet make one read.
 //! - What is being read for it counts too: it never outgrows its limit.
 
-use std::{future::Future, ops::Range};
+use std::{fs::File, future::Future, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use quick_cache::{Equivalent, Weighter, sync::Cache};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter, sync::Cache};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -24,6 +24,15 @@ pub enum Content {
     Bytes(Bytes),
     /// One after the other.
     Stream(BoxStream<'static, Result<Bytes>>),
+    /// Those of a file on a local disk, which the kernel can send by itself.
+    File {
+        /// Opened to read.
+        file: Arc<File>,
+        /// Where they are in it.
+        range: Range<u64>,
+        /// For whoever wants to see them: one after the other.
+        bytes: BoxStream<'static, Result<Bytes>>,
+    },
 }
 
 impl Content {
@@ -37,10 +46,14 @@ impl Content {
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
         match self {
             Self::Bytes(bytes) => stream::iter([Ok(bytes)]).boxed(),
-            Self::Stream(stream) => stream,
+            Self::Stream(bytes) | Self::File { bytes, .. } => bytes,
         }
     }
 }
+
+/// How many of the largest files a shard has room for at least, and how many shards there are at most.
+const FILES_OF_A_SHARD: u64 = 2;
+const MOST_SHARDS: usize = 16;
 
 /// How many files are remembered as asked for once.
 const REMEMBERED: usize = 1024;
@@ -94,8 +107,17 @@ impl HotFiles {
     pub(super) fn new(limits: &config::Cache) -> Self {
         let total = limits.total_bytes;
         let room = usize::try_from(total).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        // Each shard has a part of the room, and keeps nothing that is larger: on a machine of many processors, whose number
+        // it goes by, the largest files would never be kept.
+        let shards = total / limits.max_package_bytes.max(1) / FILES_OF_A_SHARD;
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(1024)
+            .weight_capacity(total)
+            .shards(usize::try_from(shards).unwrap_or(usize::MAX).clamp(1, MOST_SHARDS))
+            .build()
+            .expect("the capacities are set");
         Self {
-            files: Cache::with_weighter(1024, total, ByBytes),
+            files: Cache::with_options(options, ByBytes, Default::default(), Default::default()),
             once: Cache::new(REMEMBERED),
             room: Semaphore::new(room),
             largest: if total == 0 { 0 } else { limits.max_package_bytes },
@@ -108,7 +130,7 @@ impl HotFiles {
     }
 
     /// The bytes of `range` of a file of `size` bytes, of which `read` reads a range.
-    pub(super) async fn read<R: Future<Output = Result<BoxStream<'static, Result<Bytes>>>>>(
+    pub(super) async fn read<R: Future<Output = Result<Content>>>(
         &self,
         (object, etag): (&str, &str),
         size: u64,
@@ -117,7 +139,7 @@ impl HotFiles {
         read: impl Fn(Range<u64>) -> R,
     ) -> Result<Content> {
         if size == 0 || size > self.largest {
-            return read(range).await.map(Content::Stream);
+            return read(range).await;
         }
         let asked = Asked { object, etag };
         if let Some(bytes) = self.files.get(&asked) {
@@ -127,14 +149,14 @@ impl HotFiles {
         metrics.cache(CacheLookup::Miss);
         if self.once.get(&asked).is_none() {
             self.once.insert(Key::from(&asked), ());
-            return read(range).await.map(Content::Stream);
+            return read(range).await;
         }
         let Ok(_room) = self.room.try_acquire_many(u32::try_from(size).unwrap_or(u32::MAX)) else {
-            return read(range).await.map(Content::Stream);
+            return read(range).await;
         };
         let whole = async {
             // Copied, for a block may be larger than what is in it.
-            let blocks: Vec<Bytes> = read(0..size).await?.try_collect().await?;
+            let blocks: Vec<Bytes> = read(0..size).await?.into_stream().try_collect().await?;
             Ok(Bytes::from(blocks.concat()))
         };
         let bytes: Result<Bytes> = self.files.get_or_insert_async(&Key::from(&asked), whole).await;
@@ -155,7 +177,7 @@ mod tests {
     async fn read(hot: &HotFiles, reads: &AtomicUsize, name: &str, range: Range<u64>) -> (Bytes, usize) {
         let from_store = async |range: Range<u64>| {
             reads.fetch_add(1, Relaxed);
-            Ok(Content::part_of(&Bytes::from_static(FILE), range).into_stream())
+            Ok(Content::part_of(&Bytes::from_static(FILE), range))
         };
         let metrics = Metrics::default();
         let content = hot.read((name, "\"1\""), FILE.len() as u64, range, metrics, from_store).await.unwrap();
@@ -176,6 +198,18 @@ mod tests {
         }
         assert_eq!(read(&hot, &reads, "a", 0..10).await, (FILE.into(), 502), "it is still kept");
         assert_eq!(hot.bytes(), 10);
+    }
+
+    #[tokio::test]
+    async fn the_largest_files_are_kept_on_a_machine_of_any_size() {
+        let hot = HotFiles::new(&config::Cache { total_bytes: 40, max_package_bytes: 10 });
+        let reads = AtomicUsize::new(0);
+        for name in ["a", "b", "c", "d"] {
+            read(&hot, &reads, name, 0..10).await;
+            read(&hot, &reads, name, 0..10).await;
+            let (_, before) = read(&hot, &reads, name, 0..10).await;
+            assert_eq!(read(&hot, &reads, name, 0..10).await.1, before, "{name}");
+        }
     }
 
     #[tokio::test]

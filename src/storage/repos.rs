@@ -15,7 +15,7 @@ use object_store::{
     Error as StoreError, GetOptions, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, path::Path,
 };
 
-use super::{Content, Engine, LINK_LIFETIME, REPOS, Storage, Upload, at, key_of, stream_of};
+use super::{Content, Engine, LINK_LIFETIME, REPOS, Storage, Upload, at, content_of, key_of};
 use crate::{
     error::{Error, Result},
     releases::{
@@ -215,7 +215,7 @@ impl Storage {
                 let error = anyhow::anyhow!("`{key}` has {} bytes instead of {size}", found.meta.size);
                 return Err(Error::Internal(error));
             }
-            Ok(stream_of(found, key.to_string()))
+            Ok(content_of(found, key.to_string()))
         };
         self.hot.read((key.as_str(), ""), size, range, self.metrics, read).await
     }

@@ -7,10 +7,24 @@
 //!
 //! Only on local file systems: others may ask a server about what is in memory, too.
 
+use std::{fs::File, sync::Arc};
+
 #[cfg(target_os = "linux")]
 pub(super) use linux::{open, read_at};
 #[cfg(not(target_os = "linux"))]
 pub(super) use nothing::{open, read_at};
+
+/// A file on a local disk, as an extension of what was found.
+#[derive(Debug, Clone)]
+pub(super) struct Opened(pub(super) Arc<File>);
+
+/// Whether the kernel has a range of a file in memory, as far as a look here and there tells.
+pub(crate) fn is_in_memory(file: &File, range: &std::ops::Range<u64>) -> bool {
+    /// How far the looks are from each other, in bytes.
+    const STEP: usize = 256 * 1024;
+    let last = range.end.saturating_sub(1);
+    range.clone().step_by(STEP).chain([last]).all(|offset| read_at(file, &mut [0], offset).is_some())
+}
 
 #[cfg(target_os = "linux")]
 mod linux {

@@ -394,6 +394,26 @@ async fn odd_entries_are_left_out_of_a_listing() {
 }
 
 #[tokio::test]
+async fn a_folder_of_many_is_looked_at_by_several_threads_and_nothing_is_left_out_or_twice() {
+    let (folder, directory) = open();
+    let count = 3 * super::A_SHARE + 7;
+    for index in 0..count {
+        fs::write(folder.path().join(format!("{index:05}.zip")), "x").unwrap();
+        if index.is_multiple_of(100) {
+            std::os::unix::fs::symlink("nowhere", folder.path().join(format!("{index:05}.link"))).unwrap();
+            fs::create_dir(folder.path().join(format!("{index:05}"))).unwrap();
+        }
+    }
+    let root = directory.survey(&at(".release-server/packages")).await.unwrap().root;
+    let mut names: Vec<_> = root.found.objects.iter().map(|object| object.location.to_string()).collect();
+    names.sort_unstable();
+    assert_eq!(names, (0..count).map(|index| format!("{index:05}.zip")).collect::<Vec<_>>());
+    let odd = count.div_ceil(100);
+    // `.release-server` is a folder too.
+    assert_eq!((root.found.common_prefixes.len(), root.skipped, root.unreadable), (odd + 1, odd as u64, 0));
+}
+
+#[tokio::test]
 async fn a_file_cut_short_under_a_reader_is_an_error() {
     let (folder, directory) = open();
     let size = 3 * usize::try_from(BLOCK).unwrap();
