@@ -13,7 +13,7 @@ use std::{
 };
 
 use chrono::Utc;
-use futures_util::{StreamExt, future, stream};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::{GetOptions, ObjectMeta};
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -35,6 +35,10 @@ use crate::{
 const PROVED: Duration = Duration::from_secs(1);
 const PROVED_TIMES: u32 = 20;
 
+/// How many quarters of that time pass before a listing is made anew in the background: nobody who asks all the time is to
+/// wait for one.
+const RENEWED_AT: u32 = 3;
+
 /// From how many packages on a listing of a bucket is to be proved to hold rather than repeated.
 const MANY: usize = 500;
 
@@ -50,6 +54,8 @@ pub(super) struct Last {
     quiet: Option<Quiet>,
     /// The state of a directory that this is known to be.
     generation: Option<Generation>,
+    /// Whether it is being made anew.
+    renewed: bool,
     found: Arc<Found>,
     listing: Arc<Listing>,
 }
@@ -57,7 +63,18 @@ pub(super) struct Last {
 impl Last {
     /// Whether so little time has passed that only a change that the store sees can have made it wrong.
     pub(super) fn is_young(&self) -> bool {
-        self.begun.elapsed() <= PROVED.max(self.took * PROVED_TIMES)
+        self.begun.elapsed() <= self.youth()
+    }
+
+    fn youth(&self) -> Duration {
+        PROVED.max(self.took * PROVED_TIMES)
+    }
+
+    /// Whether it is time to make it anew, and nobody does.
+    fn is_to_be_renewed(&mut self) -> bool {
+        let due = !self.renewed && self.begun.elapsed() >= self.youth() / 4 * RENEWED_AT;
+        self.renewed |= due;
+        due
     }
 
     /// Whether a listing of a bucket is slow.
@@ -81,13 +98,27 @@ impl Inner {
     }
 
     /// The last listing, if the store is known to be still as it shows.
-    pub(super) fn proved(&self) -> Option<Arc<Listing>> {
+    pub(super) fn proved(self: &Arc<Self>) -> Option<Arc<Listing>> {
         let now = self.storage.generation()?;
-        let last = self.last();
-        let holds = |last: &&Last| {
+        let mut last = self.last();
+        let last = last.as_mut().filter(|last| {
             last.generation == Some(now) && last.is_young() && last.listing.holds_at(Utc::now())
-        };
-        last.as_ref().filter(holds).map(|last| Arc::clone(&last.listing))
+        })?;
+        if last.is_to_be_renewed() {
+            self.renew(None);
+        }
+        Some(Arc::clone(&last.listing))
+    }
+
+    /// Lists the store in the background.
+    fn renew(self: &Arc<Self>, quiet: Option<Quiet>) -> AbortHandle {
+        let inner = Arc::clone(self);
+        let renewed = tokio::spawn(async move {
+            if let Err(error) = inner.look(quiet).await {
+                tracing::debug!(event = "listing", error = error.with_causes(), "not renewed");
+            }
+        });
+        renewed.abort_handle()
     }
 
     /// Size, ETag and time of a package, as they are now or later. Many who ask a bucket at once share an answer.
@@ -163,13 +194,7 @@ impl Inner {
         if age > self.by_hand_max_age / 2 {
             let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
             if renewal.as_ref().is_none_or(AbortHandle::is_finished) {
-                let (inner, quiet) = (Arc::clone(self), quiet.clone());
-                let renewed = tokio::spawn(async move {
-                    if let Err(error) = inner.look(Some(quiet)).await {
-                        tracing::debug!(event = "listing", error = error.with_causes(), "not renewed");
-                    }
-                });
-                *renewal = Some(renewed.abort_handle());
+                *renewal = Some(self.renew(Some(quiet.clone())));
             }
         }
         Some(Arc::clone(&last.listing))
@@ -212,7 +237,7 @@ impl Inner {
                 Some(last) if last.listed > begun => return Ok(Arc::clone(&last.listing)),
                 Some(last) if is_the_same(last) && last.listing.holds_at(now) => {
                     (last.begun, last.listed, last.took) = (begun, begun, took);
-                    (last.quiet, last.generation) = (quiet, found.generation);
+                    (last.quiet, last.generation, last.renewed) = (quiet, found.generation, false);
                     return Ok(Arc::clone(&last.listing));
                 }
                 Some(last) => quiet.is_some() && last.quiet == quiet && publishes(&last.found, &found),
@@ -223,7 +248,7 @@ impl Inner {
         if unannounced {
             self.distrust();
         }
-        let sidecars = self.read_sidecars(&found).await;
+        let sidecars = self.read_sidecars(&found).await?;
         let listing = {
             let (found, policy) = (Arc::clone(&found), self.policy.clone());
             apart(found.objects.len(), move || Arc::new(assemble(&found, &sidecars, &policy, now))).await?
@@ -241,9 +266,16 @@ impl Inner {
             );
         }
         let generation = found.generation;
-        let new =
-            Last { begun, listed: begun, took, quiet, generation, found, listing: Arc::clone(&listing) };
-        self.replace(new);
+        self.replace(Last {
+            begun,
+            listed: begun,
+            took,
+            quiet,
+            generation,
+            renewed: false,
+            found,
+            listing: Arc::clone(&listing),
+        });
         Ok(listing)
     }
 
@@ -279,7 +311,7 @@ impl Inner {
     }
 
     /// What the files that may be sidecars say.
-    async fn read_sidecars(&self, found: &Found) -> HashMap<PackageName, Digest> {
+    async fn read_sidecars(&self, found: &Found) -> Result<HashMap<PackageName, Digest>> {
         let candidates: Vec<ObjectMeta> = found
             .objects
             .iter()
@@ -289,23 +321,36 @@ impl Inner {
             .cloned()
             .collect();
         let read = stream::iter(candidates).map(|object| self.read_sidecar(object)).buffer_unordered(16);
-        read.filter_map(future::ready).collect().await
+        read.try_filter_map(future::ok).try_collect().await
     }
 
     /// The digest in a file, if it is one and nothing else; read once for as long as the file does not change.
-    async fn read_sidecar(&self, object: ObjectMeta) -> Option<(PackageName, Digest)> {
-        let name = PackageName::existing(object.location.as_ref())?;
+    ///
+    /// One that a bucket would not give now is an error: without it the file would be listed as a package, and what it
+    /// speaks of as one that was never uploaded. In a directory it may belong to somebody else, for ever: a package, then.
+    async fn read_sidecar(&self, object: ObjectMeta) -> Result<Option<(PackageName, Digest)>> {
+        let Some(name) = PackageName::existing(object.location.as_ref()) else { return Ok(None) };
         let key = (name.clone(), object.e_tag.unwrap_or_default());
         let digest = if let Some(known) = self.sidecars.get(&key) {
             known
         } else {
             let options = GetOptions::new().with_if_match(Some(key.1.clone()));
-            // Unreadable or just replaced: no sidecar this time, and nothing remembered.
-            let bytes = self.storage.open(&name, options).await.ok()?.bytes().await.ok()?;
+            let read = async {
+                let opened = self.storage.open(&name, options).await?;
+                opened.bytes().await.map_err(|error| Error::Unavailable(error.into()))
+            };
+            let bytes = match read.await {
+                Ok(bytes) => bytes,
+                Err(Error::Unavailable(error)) if self.storage.is_bucket() => {
+                    return Err(Error::Unavailable(error));
+                }
+                // Unreadable, or just removed or replaced: no sidecar this time, and nothing remembered.
+                Err(_) => return Ok(None),
+            };
             let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok());
             self.sidecars.insert(key, digest);
             digest
         };
-        digest.map(|digest| (name, digest))
+        Ok(digest.map(|digest| (name, digest)))
     }
 }
