@@ -42,7 +42,7 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     timeout::{TimeoutBody, TimeoutError},
 };
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     config,
@@ -81,7 +81,15 @@ struct Gate {
 
 async fn observe(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
+    let span = tracing::info_span!(
+        "request",
+        request.id = id.to_str().unwrap_or_default(),
+        // Of a download, by who knows.
+        package.name = Empty,
+        repository = Empty,
+        release.tag = Empty,
+        asset.name = Empty,
+    );
     let mut line = Line::begin(&request, &gate, span.clone());
     let request = request.map(|body| gate.metrics.counted(&line.method, line.route(), body));
 

@@ -150,16 +150,10 @@ pub(super) async fn send(
     let answer =
         download::answer(&file, method, headers, |range| app.releases.read(repository, asset, range)).await?;
     if method == Method::GET && answer.status().is_success() {
-        tracing::info!(
-            event = "download",
-            repository = record.repository,
-            "release.tag" = %record.tag_name,
-            "asset.name" = asset.name,
-            "sending `{}` of release `{}` of `{}`",
-            asset.name,
-            record.tag_name,
-            record.repository
-        );
+        tracing::Span::current()
+            .record("repository", record.repository.as_str())
+            .record("release.tag", tracing::field::display(&record.tag_name))
+            .record("asset.name", asset.name.as_str());
     }
     Ok(answer)
 }
