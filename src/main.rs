@@ -250,7 +250,10 @@ fn run(command: Command) -> Result<()> {
         Command::Serve => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    runtime.enable_all().build()?.block_on(execute(command))
+    let runtime = runtime.enable_all().build()?;
+    let ended = runtime.block_on(execute(command));
+    runtime.shutdown_timeout(http::workers::LAST_WORK);
+    ended
 }
 
 async fn execute(command: Command) -> Result<()> {

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::{
@@ -18,7 +19,11 @@ use tokio::{
     sync::oneshot,
 };
 
-/// The threads. Clones share them; with the last clone they end, once their blocking work is done.
+/// How long a stop waits for blocking work, of which a disk that does not answer has no end. What has not been
+/// acknowledged by then may be lost.
+pub const LAST_WORK: Duration = Duration::from_secs(10);
+
+/// The threads. Clones share them; with the last clone they end, once their blocking work is done or [`LAST_WORK`] over.
 #[derive(Clone)]
 pub struct Workers(Arc<[Worker]>);
 
@@ -65,6 +70,7 @@ impl Worker {
         let thread = thread::Builder::new().name(format!("connections-{index}")).spawn(move || {
             // Told, or forgotten: there is nothing left to serve.
             runtime.block_on(stopped).unwrap_or_default();
+            runtime.shutdown_timeout(LAST_WORK);
         })?;
         Ok(Self { runtime: handle, connections: Arc::default(), thread: Some(Thread { stop, thread }) })
     }
@@ -99,7 +105,7 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::sync::mpsc;
 
     use super::*;
 
