@@ -2,14 +2,19 @@
 //!
 //! An answer is kept per base URL, because its links depend on it: what one caller's forged `Host` made is never
 //! handed to another. Nor does forging many of them cost memory: there are at most [`MOST`] answers of a kind, and at
-//! most [`MOST_BYTES`] of them unless a single one is larger.
+//! most [`MOST_BYTES`] of them unless a single one is larger. Where there are hundreds of listings, all of them share
+//! [`TOGETHER_BYTES`], and what is asked for most stays.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
+use quick_cache::{Weighter, sync::Cache};
 
 use crate::{apart::apart, digest::Digest, error::Error};
 
@@ -18,6 +23,13 @@ const MOST: usize = 32;
 
 /// What these may take together, in bytes: an answer about 10,000 packages takes megabytes.
 const MOST_BYTES: usize = 32 << 20;
+
+/// What the answers of listings that share their room may take, in bytes.
+const TOGETHER_BYTES: u64 = 64 << 20;
+
+/// The answers of listings that share their room. Those of one that is gone are pushed out by others in time.
+static TOGETHER: LazyLock<Cache<Place, Answer, ByBytes>> =
+    LazyLock::new(|| Cache::with_weighter(256, TOGETHER_BYTES, ByBytes));
 
 /// For what cannot be: hex digits always are a header's value.
 const NO_ETAG: http::HeaderValue = http::HeaderValue::from_static("W/\"\"");
@@ -44,24 +56,48 @@ pub(crate) struct Answer {
 impl Answer {
     /// Finishes a body.
     pub(crate) fn new(body: Bytes) -> Self {
-        let mut etag = Digest::of(&body).to_string();
-        etag.truncate(32);
-        let etag = http::HeaderValue::try_from(format!("W/\"{etag}\"")).unwrap_or(NO_ETAG);
-        Self { body, etag }
+        Self { etag: etag(Digest::of(&body)), body }
     }
 }
 
+/// A weak ETag of bytes that have this digest.
+pub(crate) fn etag(digest: Digest) -> http::HeaderValue {
+    let mut text = digest.to_string();
+    text.truncate(32);
+    http::HeaderValue::try_from(format!("W/\"{text}\"")).unwrap_or(NO_ETAG)
+}
+
 type Answers = HashMap<Kind, HashMap<Arc<str>, Answer>>;
+
+/// Whose answer it is among those of all listings that share their room: the number of the listing, and the base URL.
+type Place = (u64, Kind, Arc<str>);
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Place, Answer> for ByBytes {
+    fn weight(&self, (_, _, base_url): &Place, answer: &Answer) -> u64 {
+        (base_url.len() + answer.body.len()) as u64
+    }
+}
 
 /// The answers made so far.
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     answers: Mutex<Answers>,
+    /// The number of a listing whose answers are in [`TOGETHER`] instead.
+    number: Option<u64>,
     /// Held by whoever makes one; so many who need the same make it once.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Rendered {
+    /// For a listing of which there are many.
+    pub(crate) fn together() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { number: Some(NEXT.fetch_add(1, Relaxed)), ..Self::default() }
+    }
+
     /// The answer for a base URL. The first time it is made, of so many things, by what `prepare` returns.
     pub(crate) async fn get<R, E>(
         &self,
@@ -88,10 +124,17 @@ impl Rendered {
     }
 
     fn kept(&self, kind: Kind, base_url: &str) -> Option<Answer> {
+        if let Some(place) = self.place(kind, base_url) {
+            return TOGETHER.get(&place);
+        }
         self.lock().get(&kind)?.get(base_url).cloned()
     }
 
     fn keep(&self, kind: Kind, base_url: &str, answer: &Answer) {
+        if let Some(place) = self.place(kind, base_url) {
+            TOGETHER.insert(place, answer.clone());
+            return;
+        }
         let mut answers = self.lock();
         let answers = answers.entry(kind).or_default();
         let bytes: usize = answers.values().map(|answer| answer.body.len()).sum();
@@ -99,6 +142,10 @@ impl Rendered {
             answers.clear();
         }
         answers.insert(base_url.into(), answer.clone());
+    }
+
+    fn place(&self, kind: Kind, base_url: &str) -> Option<Place> {
+        self.number.map(|number| (number, kind, base_url.into()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {

@@ -28,7 +28,7 @@ const KNOWN: [&str; 20] = [
     "revision",
     "edit",
 ];
-const COUNTED: [&str; 2] = ["next_slot", "assets"];
+const COUNTED: [&str; 3] = ["next_slot", "assets", "dropped"];
 const OF_ASSETS: [&str; 10] =
     ["id", "name", "label", "content_type", "size", "sha256", "key", "uploader", "created_at", "updated_at"];
 const OF_POINTERS: [&str; 3] = ["id", "revision", "edit"];

@@ -3,7 +3,8 @@
 //! - The bytes go to a key of their own first, and appear when the manifest names them: whole or not at all.
 //! - A name that has the same bytes already is a success, so an upload may be repeated; other bytes are refused, or
 //!   take the place of the old ones at once where replacing was asked for.
-//! - What no manifest names is removed by the sweep after a day; an upload that takes half of that is refused.
+//! - What no manifest names is removed by the sweep after a day, counted from when one named it last; an upload that takes
+//!   half of that is refused.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,7 +16,8 @@ use super::{
     Inner, Releases,
     id::{AssetId, ReleaseId},
     name::{Repository, asset_name},
-    record::{Asset, Record, now, token},
+    record::{Asset, Dropped, Record, now, token},
+    sweep::ORPHANED,
 };
 use crate::{
     audit::{self, Action, Actor},
@@ -174,7 +176,7 @@ impl Releases {
                 .change(&repository, id.release(), |record| {
                     let mut next = visible(record, &repository)?.clone();
                     thawed(record)?;
-                    next.assets.retain(|asset| asset.id != id);
+                    drop_assets(&mut next, |asset| asset.id == id);
                     if next.assets.len() == record.assets.len() {
                         return Err(missing(&repository, id));
                     }
@@ -184,7 +186,6 @@ impl Releases {
             let failed = |error: &Error| audit::failed_in(&actor, Action::Delete, repository.as_str(), error);
             let record = changed.inspect_err(failed)?.record;
             audit::done_in(&actor, Action::Delete, &record, Some(&asset), None, None);
-            // The bytes stay for a day, for who is reading them.
             Ok(asset)
         })
         .await
@@ -294,7 +295,7 @@ impl Receiving {
             if admit(record, &new, same)?.is_some() {
                 return Ok(None);
             }
-            next.assets.retain(|asset| asset.name != new.name);
+            drop_assets(&mut next, |asset| asset.name == new.name);
             let slot = next.take_slot().ok_or_else(too_many)?;
             next.assets.push(Asset {
                 id: id.asset(slot),
@@ -326,6 +327,17 @@ impl Receiving {
         let repeated = asset.key != key.as_str();
         Ok((Uploaded { record, asset, repeated }, previous))
     }
+}
+
+/// Takes assets out of a manifest. Their bytes stay for a day, for who is reading them: it says since when.
+fn drop_assets(record: &mut Record, gone: impl Fn(&Asset) -> bool) {
+    let at = now();
+    record.dropped.retain(|dropped| at - dropped.at < ORPHANED);
+    let taken = record.assets.extract_if(.., |asset| gone(asset));
+    record.dropped.extend(taken.map(|asset| Dropped { key: asset.key, at, unknown: Map::new() }));
+    // Who replaces more than that within a day does not make the record grow without end: the first of them may go sooner.
+    let excess = record.dropped.len().saturating_sub(MOST);
+    record.dropped.drain(..excess);
 }
 
 async fn erase(inner: &Inner, key: &Key) {

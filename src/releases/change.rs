@@ -82,6 +82,7 @@ impl NewRelease {
             edit: token(),
             next_slot: 0,
             assets: Vec::new(),
+            dropped: Vec::new(),
             unknown: Map::new(),
         }
     }

@@ -33,7 +33,7 @@ impl Listing {
             .filter_map(|(index, record)| Some((record.latest_at?, record.id, index)))
             .max()
             .map(|(_, _, index)| index);
-        Self { live, hidden, latest, greatest, rendered: Rendered::default() }
+        Self { live, hidden, latest, greatest, rendered: Rendered::together() }
     }
 
     /// Every release, drafts too, newest first.
@@ -85,5 +85,45 @@ impl Listing {
     /// The greatest `latest_at` of any record, deleted ones included.
     pub(super) fn greatest(&self) -> Option<DateTime<Utc>> {
         self.greatest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        error::Error,
+        rendered::{Answer, Kind},
+    };
+
+    async fn get(listing: &Listing, host: &str, body: &'static str) -> Answer {
+        let render = || Ok::<_, Error>(Bytes::from_static(body.as_bytes()));
+        listing.rendered.get(Kind::Latest, host, 1, || render).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_all_listings_keep_of_answers_is_bounded() {
+        /// A MiB of each is more than all may keep.
+        const LISTINGS: usize = 70;
+        let listings: Vec<Listing> = (0..LISTINGS).map(|_| Listing::new(Vec::new())).collect();
+        assert_eq!(get(&listings[0], "http://a", "of the first").await.body, "of the first");
+        assert_eq!(get(&listings[1], "http://a", "of the second").await.body, "of the second");
+        assert_eq!(get(&listings[0], "http://b", "for another").await.body, "for another");
+        assert_eq!(get(&listings[0], "http://a", "not made").await.body, "of the first");
+
+        let (large, made) = (Bytes::from(vec![b'x'; 1 << 20]), AtomicUsize::new(0));
+        for listing in listings.iter().chain(&listings) {
+            let prepare = || {
+                made.fetch_add(1, Relaxed);
+                let large = large.clone();
+                move || Ok::<_, Error>(large)
+            };
+            listing.rendered.get(Kind::Feed, "http://a", 1, prepare).await.unwrap();
+        }
+        assert!((LISTINGS + 1..=2 * LISTINGS).contains(&made.load(Relaxed)), "{made:?}");
     }
 }

@@ -93,6 +93,9 @@ pub struct Record {
     /// Its files, in the order they came.
     #[serde(default)]
     pub assets: Vec<Asset>,
+    /// What it named until lately, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<Dropped>,
     /// What this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -122,6 +125,18 @@ pub struct Asset {
     pub created_at: DateTime<Utc>,
     /// When it was last renamed or labelled.
     pub updated_at: DateTime<Utc>,
+    /// What this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Bytes that a record named once: they stay for a while, for who is reading them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Where they lie.
+    pub key: String,
+    /// Until when they were named.
+    pub at: DateTime<Utc>,
     /// What this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

@@ -3,7 +3,8 @@
 //! - A release goes by a swap of the very version that was judged, so a pin in between wins.
 //! - Bytes of a release that is gone go; its tombstone stays for an hour more, for those who still know it.
 //! - What was being created and published at one go, and is still not an hour later, goes too.
-//! - Bytes that no manifest names go after a day. They are listed first and the record is read after that: the other
+//! - Bytes that no manifest names go a day after they were uploaded, and a day after a manifest named them last: who is
+//!   reading what was just replaced is not to be cut off. They are listed first and the record is read after that: the other
 //!   way round, bytes that were named in between would be lost. An upload that takes half a day is refused.
 //! - Any number of processes may sweep at once. What fails is logged and left to the next pass.
 
@@ -30,8 +31,8 @@ use crate::{
 /// How long a tombstone stays, and a release may be unfinished.
 const GRACE: chrono::Duration = chrono::Duration::hours(1);
 
-/// How old bytes that nothing names must be.
-const ORPHANED: chrono::Duration = chrono::Duration::hours(24);
+/// How old bytes that nothing names must be, and for how long nothing may have named them.
+pub(super) const ORPHANED: chrono::Duration = chrono::Duration::hours(24);
 
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -154,7 +155,7 @@ async fn finish(
     Ok(())
 }
 
-/// Removes bytes from before `limit` that no manifest names, and all of releases that are gone.
+/// Removes bytes from before `limit` that no manifest has named since, and all of releases that are gone.
 async fn erase_orphans(inner: &Arc<Inner>, repository: &Repository, limit: DateTime<Utc>) -> Result<usize> {
     let folder = Key::files(repository);
     let mut files: HashMap<ReleaseId, Vec<Key>> = HashMap::new();
@@ -172,7 +173,7 @@ async fn erase_orphans(inner: &Arc<Inner>, repository: &Repository, limit: DateT
     for (release, keys) in files {
         // After the files were listed.
         let named: HashSet<String> = match inner.there(repository, release).await {
-            Ok(version) => version.record.assets.iter().map(|asset| asset.key.clone()).collect(),
+            Ok(version) => named_since(&version.record, limit),
             Err(Error::NotFound(_)) => HashSet::new(),
             Err(error) => return Err(error),
         };
@@ -182,6 +183,17 @@ async fn erase_orphans(inner: &Arc<Inner>, repository: &Repository, limit: DateT
         }
     }
     Ok(erased)
+}
+
+/// Where the bytes lie that a manifest names, or has named since then.
+///
+/// That it was not touched since would be too much to ask: a release whose files are replaced every day would keep all that it
+/// ever had.
+fn named_since(record: &Record, then: DateTime<Utc>) -> HashSet<String> {
+    // Nothing is dropped without a touch.
+    let lately = record.dropped.iter().filter(|dropped| dropped.at.min(record.updated_at) >= then);
+    let named = record.assets.iter().map(|asset| &asset.key);
+    named.chain(lately.map(|dropped| &dropped.key)).cloned().collect()
 }
 
 impl Inner {
@@ -320,5 +332,58 @@ mod tests {
         let tomorrow = Utc::now() + chrono::Duration::minutes(1);
         assert_eq!(erase_orphans(&releases.0, &repository(), tomorrow).await.unwrap(), 2);
         assert_eq!(files(&releases).await, 1);
+    }
+
+    /// Other bytes in the place of those that [`publish`] uploads.
+    async fn replace(releases: &Releases, id: ReleaseId, bytes: &'static str) {
+        let asset = NewAsset::new("app.zip", None, None, true).unwrap();
+        let mut receiving = releases.upload(&repository(), id, asset, None, Actor::sweep()).await.unwrap();
+        receiving.write(bytes.into()).await.unwrap();
+        receiving.commit(None).await.unwrap();
+    }
+
+    /// The time, with a few milliseconds around it in which nothing happens.
+    async fn moment() -> DateTime<Utc> {
+        let pause = std::time::Duration::from_millis(5);
+        tokio::time::sleep(pause).await;
+        let moment = now();
+        tokio::time::sleep(pause).await;
+        moment
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_replaced_or_deleted_stay_for_a_day_from_then_on() {
+        let releases = releases(&[]);
+        let erase = async |limit| erase_orphans(&releases.0, &repository(), limit).await.unwrap();
+        let id = publish(&releases, "v1").await.id;
+        let uploaded = moment().await;
+        replace(&releases, id, "other").await;
+        let replaced = moment().await;
+        assert_eq!((erase(uploaded).await, files(&releases).await), (0, 2));
+
+        // They go though something else is replaced every day, and what that was stays.
+        replace(&releases, id, "another").await;
+        assert_eq!((erase(replaced).await, files(&releases).await), (1, 2));
+        let replaced = moment().await;
+        let asset = releases.find(&repository(), id).await.unwrap().assets[0].id;
+        releases.delete_asset(&repository(), asset, &Actor::sweep()).await.unwrap();
+        assert_eq!((erase(replaced).await, files(&releases).await), (1, 1));
+        assert_eq!((erase(moment().await).await, files(&releases).await), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_record_says_of_the_last_day_alone_what_it_named() {
+        let releases = releases(&[]);
+        let id = publish(&releases, "v1").await.id;
+        replace(&releases, id, "other").await;
+        let key = Key::record(&repository(), id);
+        let Read::Fresh(text, etag) = releases.storage().read(&key, None).await.unwrap() else { panic!() };
+        let mut record: Record = serde_json::from_slice(&text).unwrap();
+        record.dropped[0].at -= ORPHANED;
+        let text = serde_json::to_vec(&record).unwrap();
+        releases.storage().replace(&key, text.into(), &etag).await.unwrap();
+        replace(&releases, id, "another").await;
+        let found = releases.find(&repository(), id).await.unwrap();
+        assert_eq!((found.dropped.len(), &found.dropped[0].key), (1, &record.assets[0].key));
     }
 }

@@ -68,6 +68,7 @@ pub(super) struct ReleaseJson {
     /// Who created it.
     author: UserJson,
     /// All of them, in the order they came.
+    // The last field, see `pieces.rs`.
     assets: Vec<AssetJson>,
 }
 
@@ -131,6 +132,12 @@ pub(super) struct UserJson {
 
 impl ReleaseJson {
     pub(super) fn new(record: &Record, links: &Links) -> Self {
+        let assets = record.assets.iter().map(|asset| AssetJson::new(record, asset, links)).collect();
+        Self { assets, ..Self::without_assets(record, links) }
+    }
+
+    /// The same as if it had none.
+    pub(super) fn without_assets(record: &Record, links: &Links) -> Self {
         let url = links.release(record);
         Self {
             html_url: links.page(record),
@@ -153,7 +160,7 @@ impl ReleaseJson {
             updated_at: time(record.updated_at),
             published_at: record.published_at.filter(|_| record.published).map(time),
             author: UserJson::new(&record.author, links),
-            assets: record.assets.iter().map(|asset| AssetJson::new(record, asset, links)).collect(),
+            assets: Vec::new(),
         }
     }
 }

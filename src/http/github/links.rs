@@ -54,7 +54,8 @@ impl FromRequestParts<App> for Links {
 impl OperationInput for Links {}
 
 impl Links {
-    fn of(web: BaseUrl) -> Self {
+    /// Below the address of the server itself.
+    pub(super) fn of(web: BaseUrl) -> Self {
         Self {
             api: web.join("/api/v3").into(),
             uploads: web.join("/api/uploads").into(),

@@ -17,6 +17,7 @@ mod links;
 mod notes;
 mod openapi;
 mod page;
+mod pieces;
 mod releases;
 mod repository;
 mod sums;

@@ -5,28 +5,38 @@
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
-use serde::Serialize;
 
-use super::{answer, error::Result, releases::PageQuery};
-use crate::{error::Error, http::packages::json, rendered::Answer};
+use super::{
+    error::Result,
+    pieces::{self, Piece},
+    releases::PageQuery,
+};
+use crate::error::Error;
 
 const DEFAULT: usize = 30;
 const MOST: usize = 100;
 
-/// Answers with one page of `all`, each put into JSON by `render`.
-pub(super) fn respond<T, J: Serialize>(
-    all: &[T],
+/// Answers with one page of `all`, each put into JSON by `row`, and counted by `things`.
+pub(super) async fn respond<T, I>(
+    all: impl ExactSizeIterator<Item = T>,
     query: PageQuery,
     url: &str,
     headers: &HeaderMap,
-    render: impl Fn(&T) -> J,
-) -> Result<Response> {
+    things: impl Fn(&T) -> usize,
+    row: impl Fn(T) -> I + Clone + Send + 'static,
+) -> Result<Response>
+where
+    T: Clone + Send + 'static,
+    I: Iterator<Item = Piece> + Send + 'static,
+{
     let per_page = query.per_page.filter(|&count| count > 0).unwrap_or(DEFAULT).min(MOST);
     let page = query.page.unwrap_or(1).max(1);
-    let rows: Vec<J> =
-        all.iter().skip((page - 1).saturating_mul(per_page)).take(per_page).map(render).collect();
-    let mut response = answer(Answer::new(json(&rows)?), headers);
-    if let Some(link) = link(all.len(), per_page, page, url) {
+    let link = link(all.len(), per_page, page, url);
+    let rows: Vec<T> = all.skip((page - 1).saturating_mul(per_page)).take(per_page).collect();
+    let things: usize = rows.iter().map(things).sum();
+    let text = move || pieces::list(rows.clone(), row.clone());
+    let mut response = pieces::respond(things, text, headers).await?;
+    if let Some(link) = link {
         let link = HeaderValue::try_from(link).map_err(|error| Error::Internal(error.into()))?;
         response.headers_mut().insert(header::LINK, link);
     }

@@ -1,6 +1,6 @@
 //! Releases: list, find, create, edit, delete.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use axum::{
     extract::State,
@@ -12,11 +12,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     access::{Asked, At, Deleting, Reading, Sent, Writing, lenient},
-    answer,
     error::{Refusal, Result},
     json::{AssetJson, ReleaseJson},
     links::Links,
-    notes, page,
+    notes, page, pieces,
 };
 use crate::{
     auth::Scope,
@@ -92,7 +91,9 @@ pub(super) async fn list(
     reading.check_any(&listing)?;
     let visible: Vec<_> = listing.visible(reading.visitor.writes).collect();
     let url = format!("{}/releases", links.repository(reading.repository.as_str()));
-    page::respond(&visible, query, &url, &headers, |record| ReleaseJson::new(record, &links))
+    let things = |record: &Arc<Record>| pieces::things(record);
+    let row = move |record| pieces::release(record, links.clone());
+    page::respond(visible.into_iter().cloned(), query, &url, &headers, things, row).await
 }
 
 /// `GET …/releases/latest`
@@ -117,7 +118,8 @@ pub(super) async fn latest(
         move || json(&ReleaseJson::new(&latest, &links))
     };
     let rendered = listing.rendered.get(Kind::Latest, links.api(), latest.assets.len(), prepare).await?;
-    Ok(answer(rendered, &headers))
+    let latest = Arc::clone(latest);
+    Ok(pieces::respond_with(rendered, move || pieces::release(latest, links), &headers))
 }
 
 /// `GET …/releases/tags/{tag}`
@@ -129,7 +131,7 @@ pub(super) async fn by_tag(
     headers: HeaderMap,
 ) -> Result<Response> {
     let record = app.releases.by_tag(&reading.repository, &path.tag()?).await?;
-    respond(&record, &links, &headers)
+    respond(record, links, &headers).await
 }
 
 /// `GET …/releases/{id}`
@@ -142,7 +144,7 @@ pub(super) async fn find(
 ) -> Result<Response> {
     let record = app.releases.find(&reading.repository, path.id()?).await?;
     reading.check(&record)?;
-    respond(&record, &links, &headers)
+    respond(record, links, &headers).await
 }
 
 /// `GET …/releases/{id}/assets`
@@ -157,8 +159,10 @@ pub(super) async fn assets(
     let record = app.releases.find(&reading.repository, path.id()?).await?;
     reading.check(&record)?;
     let url = format!("{}/assets", links.release(&record));
-    let assets: Vec<_> = record.assets.iter().collect();
-    page::respond(&assets, query, &url, &headers, |asset| AssetJson::new(&record, asset, &links))
+    let all = 0..record.assets.len();
+    let row =
+        move |index: usize| iter::once(pieces::json(&AssetJson::new(&record, &record.assets[index], &links)));
+    page::respond(all, query, &url, &headers, |_| 1, row).await
 }
 
 /// A release to be created, or what of one is to be changed.
@@ -336,7 +340,8 @@ pub(super) async fn generate_notes(
     Ok(([(header::CONTENT_TYPE, super::JSON)], json(&notes)?).into_response())
 }
 
-fn respond(record: &Record, links: &Links, headers: &HeaderMap) -> Result<Response> {
-    let body = json(&ReleaseJson::new(record, links))?;
-    Ok(answer(crate::rendered::Answer::new(body), headers))
+async fn respond(record: Arc<Record>, links: Links, headers: &HeaderMap) -> Result<Response> {
+    let things = pieces::things(&record);
+    let text = move || pieces::release(Arc::clone(&record), links.clone());
+    pieces::respond(things, text, headers).await
 }

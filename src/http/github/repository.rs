@@ -1,5 +1,7 @@
 //! What clients ask about a repository and themselves before they publish: of git there is no more than the tags.
 
+use std::{iter, sync::Arc};
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -14,7 +16,7 @@ use super::{
     error::{Refusal, Result},
     json::{DEFAULT_BRANCH, UserJson, node_id, number},
     links::{Links, encoded},
-    page,
+    page, pieces,
     releases::PageQuery,
 };
 use crate::{
@@ -166,14 +168,16 @@ pub(super) async fn tags(
     reading.check_any(&listing)?;
     let published: Vec<_> = listing.visible(false).collect();
     let url = links.repository(reading.repository.as_str());
-    page::respond(&published, query, &format!("{url}/tags"), &headers, |record| {
-        let sha = commit(record).unwrap_or_default();
-        TagJson {
+    let list = format!("{url}/tags");
+    let row = move |record: Arc<Record>| {
+        let sha = commit(&record).unwrap_or_default();
+        iter::once(pieces::json(&TagJson {
             name: record.tag_name.to_string(),
             node_id: node_id("Ref", record.id.get()),
             commit: Commit { sha: sha.to_owned(), url: format!("{url}/commits/{sha}") },
-        }
-    })
+        }))
+    };
+    page::respond(published.into_iter().cloned(), query, &list, &headers, |_| 1, row).await
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
