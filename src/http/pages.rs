@@ -28,7 +28,7 @@ use http::{
 };
 use sha2::{Digest, Sha256};
 
-pub(super) use markdown::markdown;
+pub(super) use markdown::{in_turn, markdown};
 pub(super) use releases::{Asset as AssetRow, Release, release_page, releases_page};
 
 /// What our pages may do. `data:` is for the icons in the style sheets, `connect-src` for the API's documentation, which

@@ -1,5 +1,7 @@
 //! Releases as clients of GitHub ask for them.
 
+use std::fs;
+
 use axum::http::Method;
 use serde_json::{Value, json};
 
@@ -276,6 +278,8 @@ async fn the_site_leads_to_the_latest_release() {
         assert_eq!(answer.status, 302, "{answer:?}");
         answer.header("location").to_owned()
     };
+    assert_eq!(server.get("/Acme/App/releases/latest").await.status, 404, "there is no such repository");
+    server.release(&json!({ "tag_name": "v0", "prerelease": true })).await;
     assert_eq!(to("/Acme/App/releases/latest").await, base);
     let release = server.release(&json!({ "tag_name": "rel/1" })).await;
     server.asset(&release, "app.zip", b"x").await;
@@ -325,6 +329,42 @@ async fn lists_come_by_the_page() {
     assert_eq!(tags(&server.get(&format!("{RELEASES}?page=x&per_page=")).await.ok()).len(), 4);
     let names = server.get("/api/v3/repos/acme/app/tags").await.ok().json();
     assert_eq!(names[0]["name"], "v4");
+}
+
+#[tokio::test]
+async fn as_many_assets_as_there_may_be_are_shown_like_one() {
+    let server = Server::start();
+    let release = server.release(&json!({ "tag_name": "v1", "body": "Two\nlines: []" })).await;
+    server.asset(&release, "app.zip", b"x").await;
+    // To upload them would take a while.
+    let path = server.path(&format!("repos/acme/app/releases/{}.json", release["id"]));
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let first = record["assets"][0].clone();
+    let asset = |number: u64| {
+        let mut asset = first.clone();
+        asset["id"] = (first["id"].as_u64().unwrap() + number).into();
+        asset["name"] = format!("app-{number}.zip").into();
+        asset
+    };
+    record["assets"] = (0..1000).map(asset).collect();
+    fs::write(&path, record.to_string()).unwrap();
+
+    let id = &release["id"];
+    let paths = ["", "/latest", "/tags/v1", &format!("/{id}"), &format!("/{id}/assets?per_page=100")]
+        .map(|path| format!("{RELEASES}{path}"));
+    for path in paths {
+        let answer = server.get(&path).await.ok();
+        let shown = answer.json();
+        assert_eq!(answer.text(), serde_json::to_string_pretty(&shown).unwrap() + "\n", "{path}");
+        let assets = if path.contains("assets") { &shown } else { &shown.get(0).unwrap_or(&shown)["assets"] };
+        let assets = assets.as_array().unwrap();
+        assert_eq!(assets.len(), if path.contains("assets") { 100 } else { 1000 }, "{path}");
+        assert!((0..).zip(assets).all(|(number, asset)| asset["name"] == format!("app-{number}.zip")));
+        let length = answer.body.len().to_string();
+        assert_eq!(server.head(&path).await.ok().header("content-length"), length, "{path}");
+        let again = server.get(&path).header("if-none-match", answer.header("etag")).await;
+        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+    }
 }
 
 #[tokio::test]

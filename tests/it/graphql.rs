@@ -13,6 +13,18 @@ const LIST: &str = "query RepositoryReleaseList($direction:OrderDirection!$endCu
     direction: $direction}, after: $endCursor){nodes{name,tagName,isDraft,immutable,isLatest,isPrerelease,createdAt,\
     publishedAt},pageInfo{hasNextPage,endCursor}}}}";
 
+/// What the tools of GraphQL ask.
+const SCHEMA: &str = "query IntrospectionQuery { __schema { description queryType { name kind } mutationType { name kind } \
+    subscriptionType { name kind } types { ...FullType } directives { name description isRepeatable locations \
+    args(includeDeprecated: true) { ...InputValue } } } } fragment FullType on __Type { kind name description \
+    specifiedByURL isOneOf fields(includeDeprecated: true) { name description args(includeDeprecated: true) \
+    { ...InputValue } type { ...TypeRef } isDeprecated deprecationReason } inputFields(includeDeprecated: true) \
+    { ...InputValue } interfaces { ...TypeRef } enumValues(includeDeprecated: true) { name description isDeprecated \
+    deprecationReason } possibleTypes { ...TypeRef } } fragment InputValue on __InputValue { name description type \
+    { ...TypeRef } defaultValue isDeprecated deprecationReason } fragment TypeRef on __Type { kind name ofType { kind name \
+    ofType { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name \
+    ofType { kind name ofType { kind name } } } } } } } } } }";
+
 impl Server {
     async fn ask(&self, token: Option<&str>, query: &str, variables: Value) -> Answer {
         let body = json!({ "query": query, "variables": variables }).to_string();
@@ -126,7 +138,38 @@ async fn the_schema_can_be_asked_for() {
     let deep = "query { __schema { types { name fields(includeDeprecated: true) { args { type { ...t } } type { ...t } } \
         } } } fragment t on __Type { kind name ofType { kind name ofType { kind name ofType { kind name ofType { \
         kind name ofType { kind name ofType { kind name ofType { kind name } } } } } } } }";
-    assert!(server.ask(None, deep, json!({})).await.ok().json()["errors"].is_null());
+    for query in [deep, SCHEMA] {
+        let answer = server.ask(None, query, json!({})).await.ok().json();
+        assert!(answer["errors"].is_null(), "{}", answer["errors"]);
+    }
+}
+
+#[tokio::test]
+async fn the_schema_is_told_again_and_again_only_so_often() {
+    let server = Server::start();
+    let ask = async |times: usize| {
+        let fields: Vec<String> = (0..times).map(|index| format!("a{index}:description ")).collect();
+        let query = "{__schema{types{fields{AGAIN}}}}".replace("AGAIN", &fields.concat());
+        server.ask(None, &query, json!({})).await.ok()
+    };
+    // Fifty kilobytes, which would be told as more than ten megabytes.
+    let refused = ask(3000).await;
+    assert!(refused.body.len() < 1000, "{} bytes", refused.body.len());
+    assert!(text(&refused.json()["errors"][0]["message"]).contains("too long"));
+    let most = ask(298).await;
+    assert!(most.json()["errors"].is_null() && most.body.len() < 4 << 20, "{} bytes", most.body.len());
+}
+
+#[tokio::test]
+async fn errors_are_no_more_than_anybody_reads() {
+    let server = Server::start();
+    let unlike = format!("{{ a: __typename {} }}", "a: viewer { login } ".repeat(200));
+    let compared =
+        format!("{{ viewer(a: 1, b: 2, c: 3, d: 4, e: 5) {{ login }} {} }}", "viewer { login } ".repeat(200));
+    for query in [unlike, compared] {
+        let answer = server.ask(Some(TOKEN), &query, json!({})).await.ok().json();
+        assert_eq!(answer["errors"].as_array().unwrap().len(), 100, "{query}");
+    }
 }
 
 #[tokio::test]
@@ -145,6 +188,21 @@ async fn what_is_hidden_looks_like_what_is_missing() {
     assert_eq!(hidden["errors"][0]["path"], json!(["repository"]));
     let shown = server.ask(Some(TOKEN), BY_TAG, by_tag("v1")).await.ok().json();
     assert_eq!(shown["data"]["repository"]["release"]["isDraft"], false);
+}
+
+#[tokio::test]
+async fn what_is_hidden_costs_a_look_as_what_is_missing() {
+    let server = Server::configured(&[("AUTH_TOKEN", TOKEN)])
+        .with(|config| config.auth.private_repositories = vec!["acme/hidden".into()]);
+    // A look fails, so that it shows.
+    std::fs::write(server.path("repos"), "not a folder").unwrap();
+    for name in ["missing", "hidden"] {
+        let variables = json!({ "owner": "acme", "name": name, "tagName": "v1" });
+        assert_eq!(server.ask(None, BY_TAG, variables).await.status, 503, "{name}");
+        for path in ["/api/v3/repos/acme/NAME", "/api/v3/repos/acme/NAME/releases", "/acme/NAME/releases"] {
+            assert_eq!(server.get(&path.replace("NAME", name)).await.status, 503, "{path} {name}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -179,6 +237,17 @@ async fn a_query_is_as_large_as_it_may_be() {
     }
     let body = server.call(Method::POST, "/api/graphql").body("{").await;
     assert_eq!((body.status, &body.json()["message"]), (400, &"Problems parsing JSON".into()));
+
+    let query = json!({ "query": "{ __typename }" }).to_string();
+    let padded = |bytes: usize| format!("{query}{}", " ".repeat(bytes - query.len()));
+    server.call(Method::POST, "/api/graphql").body(padded(64 * 1024)).await.ok();
+    let body = server.call(Method::POST, "/api/graphql").body(padded(64 * 1024 + 1)).await;
+    assert_eq!(body.status, 400, "{body:?}");
+    assert!(text(&body.json()["message"]).contains("64 KiB"), "{body:?}");
+    // Notes are longer than queries.
+    let release = format!("{}{}", json!({ "tag_name": "v2" }), " ".repeat(1_000_000));
+    let call = server.call(Method::POST, "/api/v3/repos/acme/app/releases").bearer(TOKEN).body(release);
+    assert_eq!(call.await.status, 201);
 }
 
 #[tokio::test]

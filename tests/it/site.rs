@@ -1,7 +1,10 @@
 //! What people and scripts see of releases: pages, the feed, files of digests.
 
+use std::{sync::mpsc, time::Duration};
+
 use axum::http::Method;
 use serde_json::{Value, json};
+use tokio::{runtime::Builder, task::spawn_blocking, time::timeout};
 
 use super::server::{Server, TOKEN, sha256};
 
@@ -130,4 +133,37 @@ async fn releases_have_pages() {
     assert!(page("9").await.contains("No releases on this page"));
     assert!(page("x").await.contains("<bdi>v21.0</bdi>"));
     assert_eq!(server.get("/acme/nothing/releases").await.status, 404);
+}
+
+#[test]
+fn notes_are_rendered_on_no_thread_that_serves_connections() {
+    // This one and another.
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let server = Server::start().with(|config| config.listing_max_age = Duration::from_hours(1));
+        server.released(json!({ "tag_name": "v1", "body": "**Notes**" }), &[]).await;
+        let query = "{ repository(owner: \"acme\", name: \"app\") { latestRelease { descriptionHTML } } }";
+        let calls = || {
+            [
+                server.get("/acme/app/releases"),
+                server.get("/acme/app/releases/tag/v1"),
+                server.call(Method::POST, "/graphql").body(json!({ "query": query }).to_string()),
+            ]
+        };
+        // From here on the store is not looked at for a listing.
+        for call in calls() {
+            assert!(call.await.ok().text().contains("Notes"));
+        }
+        let (occupying, occupied) = mpsc::channel::<()>();
+        let other = spawn_blocking(move || occupied.recv());
+        for call in calls() {
+            let rendered = timeout(Duration::from_millis(200), call.into_future()).await;
+            assert!(rendered.is_err(), "{rendered:?}");
+        }
+        drop(occupying);
+        other.await.unwrap().unwrap_err();
+        for call in calls() {
+            assert!(call.await.ok().text().contains("Notes"));
+        }
+    });
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::error::{Refusal, Result};
 use crate::{
     audit::{self, Action, Actor},
-    auth::{Scope, Visitor},
+    auth::{Denied, Scope, Visitor},
     error::Error,
     http::{
         App,
@@ -25,7 +25,7 @@ use crate::{
     releases::{listing::Listing, name::Repository, record::Record},
 };
 
-/// The longest body of JSON, in bytes; GitHub takes notes of 125,000 characters.
+/// The longest body of JSON where nothing else is said, in bytes; GitHub takes notes of 125,000 characters.
 const MAX_JSON: usize = 1024 * 1024;
 
 /// A caller who may read a repository.
@@ -80,9 +80,21 @@ impl FromRequestParts<App> for Reading {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let repository = repository(parts, app).await?;
-        let visitor = app.auth.visit(parts.headers.get(header::AUTHORIZATION), repository.key()).await?;
-        Ok(Self { repository, visitor })
+        let visitor = app.auth.visit(parts.headers.get(header::AUTHORIZATION), repository.key()).await;
+        if matches!(visitor, Err(Denied::Hidden)) {
+            look_for_nothing(app).await?;
+        }
+        Ok(Self { repository, visitor: visitor? })
     }
+}
+
+/// Looks for a repository that is not there, before one that is hidden is said not to be: else the time would tell them
+/// apart, or a store that fails. Not for the hidden one itself, which takes the longer the more releases it has.
+pub(super) async fn look_for_nothing(app: &App) -> Result<(), Error> {
+    if let Some(nothing) = Repository::new("-", "-") {
+        app.releases.list(&nothing).await?;
+    }
+    Ok(())
 }
 
 /// Who wants to change something in a repository, if that is allowed; who was refused is in the audit log.
@@ -174,17 +186,17 @@ impl<T: JsonSchema> OperationInput for Asked<T> {
     }
 }
 
-/// A body of JSON, whatever its type is said to be: `curl -d` says that it is a form.
+/// A body of JSON of at most so many bytes, whatever its type is said to be: `curl -d` says that it is a form.
 ///
 /// It must be there within `stall_timeout`, as a whole. It is small, and a query of GraphQL is read for everybody: by the
 /// byte it could hold the place of a request for days.
-pub(super) struct Sent<T>(pub(super) T);
+pub(super) struct Sent<T, const MOST: usize = MAX_JSON>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
+impl<T: DeserializeOwned, const MOST: usize> FromRequest<App> for Sent<T, MOST> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let bytes = read(request.into_body(), app.stall_limit).await?;
+        let bytes = read(request.into_body(), MOST, app.stall_limit).await?;
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| Refusal::Syntax)?;
         let sent = serde_json::from_value(value)
             .map_err(|error| Error::Unprocessable(format!("Invalid request: {error}")))?;
@@ -192,15 +204,17 @@ impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
     }
 }
 
-async fn read(body: Body, within: Duration) -> Result<Bytes> {
-    let refused = |why: &str| Refusal::from(Error::Invalid(why.to_owned()));
-    match timeout(within, to_bytes(body, MAX_JSON)).await {
-        Ok(bytes) => bytes.map_err(|_| refused("the body broke off, or is longer than 1 MiB")),
-        Err(_) => Err(refused("the body took too long to arrive; send it again")),
+async fn read(body: Body, most: usize, within: Duration) -> Result<Bytes> {
+    let refused = |why: String| Refusal::from(Error::Invalid(why));
+    match timeout(within, to_bytes(body, most)).await {
+        Ok(bytes) => {
+            bytes.map_err(|_| refused(format!("the body broke off, or is longer than {} KiB", most / 1024)))
+        }
+        Err(_) => Err(refused("the body took too long to arrive; send it again".into())),
     }
 }
 
-impl<T: JsonSchema> OperationInput for Sent<T> {
+impl<T: JsonSchema, const MOST: usize> OperationInput for Sent<T, MOST> {
     fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
         axum::Json::<T>::operation_input(ctx, operation);
     }

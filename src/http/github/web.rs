@@ -90,6 +90,7 @@ async fn digests(record: &Record, name: &str, method: &Method, headers: &HeaderM
 /// `GET …/releases/latest`: leads to the latest release's page.
 pub(super) async fn latest(reading: Reading, State(app): State<App>, links: Links) -> Result<Response> {
     let listing = app.releases.list(&reading.repository).await?;
+    reading.check_any(&listing)?;
     match listing.latest() {
         Some(latest) => found(links.page(latest)),
         None => found(links.releases_page(reading.repository.as_str())),
@@ -145,9 +146,9 @@ pub(super) async fn page(
         return Ok(([(header::CONTENT_TYPE, super::JSON), VARY], body).into_response());
     }
     let listing = app.releases.list(&reading.repository).await?;
-    let release = shown(&record, &listing, &links);
-    let page = pages::release_page(&record.repository, &root(&uri), &release);
-    html(page, &headers)
+    let root = root(&uri);
+    let render = move || pages::release_page(&record.repository, &root, &shown(&record, &listing, &links));
+    html(render, &headers).await
 }
 
 /// How many releases there are on a page for people.
@@ -172,19 +173,23 @@ pub(super) async fn releases(
 ) -> Result<Response> {
     let listing = app.releases.list(&reading.repository).await?;
     reading.check_any(&listing)?;
-    let number = query.page.unwrap_or(1).max(1);
-    let count = listing.visible(false).count();
-    let shown: Vec<_> = listing
-        .visible(false)
-        .skip((number - 1).saturating_mul(PER_PAGE))
-        .take(PER_PAGE)
-        .map(|record| shown(record, &listing, &links))
-        .collect();
-    // As its publishers spell it.
-    let spelled = listing.visible(false).next().map(|record| record.repository.as_str());
-    let repository = spelled.unwrap_or(reading.repository.as_str());
-    let pages = count.div_ceil(PER_PAGE).max(1);
-    html(pages::releases_page(repository, &root(&uri), count, &shown, number, pages), &headers)
+    let root = root(&uri);
+    let render = move || {
+        let number = query.page.unwrap_or(1).max(1);
+        let count = listing.visible(false).count();
+        let shown: Vec<_> = listing
+            .visible(false)
+            .skip((number - 1).saturating_mul(PER_PAGE))
+            .take(PER_PAGE)
+            .map(|record| shown(record, &listing, &links))
+            .collect();
+        // As its publishers spell it.
+        let spelled = listing.visible(false).next().map(|record| record.repository.as_str());
+        let repository = spelled.unwrap_or(reading.repository.as_str());
+        let pages = count.div_ceil(PER_PAGE).max(1);
+        pages::releases_page(repository, &root, count, &shown, number, pages)
+    };
+    html(render, &headers).await
 }
 
 /// `GET …/releases.atom`
@@ -237,9 +242,14 @@ fn root(uri: &Uri) -> String {
     "../".repeat(uri.path().matches('/').count().saturating_sub(1))
 }
 
-fn html(page: std::result::Result<String, askama::Error>, headers: &HeaderMap) -> Result<Response> {
+/// The page that `render` makes, with notes in it.
+async fn html(
+    render: impl FnOnce() -> std::result::Result<String, askama::Error> + Send + 'static,
+    headers: &HeaderMap,
+) -> Result<Response> {
+    let page = pages::in_turn(|| render().map(|page| Answer::new(page.into()))).await?;
     let page = page.map_err(|error| Error::Internal(error.into()))?;
-    let mut response = pages::harmless(respond(Answer::new(page.into()), pages::HTML, headers));
+    let mut response = pages::harmless(respond(page, pages::HTML, headers));
     response.headers_mut().append(VARY.0, VARY.1);
     Ok(response)
 }

@@ -8,13 +8,39 @@
 //! - Headings begin below those of the page around them.
 
 use comrak::{
-    Arena, Options, format_html,
+    Arena, Options,
+    arena_tree::NodeEdge,
+    format_html,
     nodes::{Node, NodeValue},
     parse_document,
 };
+use tokio::sync::Semaphore;
+
+use crate::{apart::apart, error::Result};
 
 /// The title of a release is an `h2` where several are shown.
 const HEADINGS_BELOW: u8 = 2;
+
+/// How much is rendered at a time: 125,000 characters can take a hundred megabytes meanwhile, and the threads that serve
+/// connections are to have their share of the processors.
+const AT_A_TIME: usize = 4;
+
+static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
+
+/// Does what renders notes, which can take long, on another thread once it is its turn.
+pub(in crate::http) async fn in_turn<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    // No error: turns never end.
+    let turn = TURNS.acquire().await;
+    apart(usize::MAX, move || {
+        let done = work();
+        // Not before: the work goes on though the caller goes away.
+        drop(turn);
+        done
+    })
+    .await
+}
 
 /// The notes as HTML.
 pub(in crate::http) fn markdown(notes: &str) -> String {
@@ -26,8 +52,16 @@ pub(in crate::http) fn markdown(notes: &str) -> String {
     options.render.hardbreaks = true;
     let arena = Arena::new();
     let document = parse_document(&arena, notes, &options);
-    for node in document.descendants() {
-        adapt(node);
+    // Counted on the way: to look for a link above each node takes minutes where they are nested deep.
+    let mut open_links = 0_usize;
+    for edge in document.traverse() {
+        match edge {
+            NodeEdge::Start(node) => {
+                adapt(node, open_links > 0);
+                open_links += usize::from(is_link(node));
+            }
+            NodeEdge::End(node) => open_links -= usize::from(is_link(node)),
+        }
     }
     let mut html = String::new();
     // Writing into a text does not fail; if it did, no notes are better than no page.
@@ -37,8 +71,11 @@ pub(in crate::http) fn markdown(notes: &str) -> String {
     }
 }
 
-fn adapt(node: Node<'_>) {
-    let within_link = node.ancestors().skip(1).any(|above| matches!(above.data().value, NodeValue::Link(_)));
+fn is_link(node: Node<'_>) -> bool {
+    matches!(node.data().value, NodeValue::Link(_))
+}
+
+fn adapt(node: Node<'_>, within_link: bool) {
     let value = &mut node.data_mut().value;
     match value {
         NodeValue::Heading(heading) => heading.level = (heading.level + HEADINGS_BELOW).min(6),
@@ -51,6 +88,18 @@ fn adapt(node: Node<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        thread,
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]
@@ -118,10 +167,39 @@ mod tests {
     }
 
     #[test]
+    fn a_link_holds_no_link() {
+        let picture = |number: u8| format!("![p](https://e.example/{number})");
+        let notes =
+            format!("[{} a](https://e.example/0) {} [b](https://e.example/3)", picture(1), picture(2));
+        let html = markdown(&notes);
+        assert_eq!(html.matches("<a ").count(), 3, "{html}");
+        assert!(!html.contains("e.example/1"), "{html}");
+    }
+
+    #[test]
     fn any_notes_are_shown() {
-        let deep = format!("{}a", "> ".repeat(20_000));
-        assert!(markdown(&deep).contains('a'));
+        // As deep as they can be. It takes minutes if each level costs a look at all those above it.
+        let deep = markdown(&format!("{}a", ">".repeat(125_000)));
+        assert!(deep.matches("<blockquote>").count() == 125_000 && deep.contains('a'));
         assert!(markdown(&"[".repeat(50_000)).contains('['));
         assert!(markdown(&"*a ".repeat(40_000)).contains('a'));
+    }
+
+    #[tokio::test]
+    async fn few_are_rendered_at_a_time_though_nobody_waits_for_them() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let render = || {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            in_turn(move || {
+                most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
+                thread::sleep(Duration::from_millis(50));
+                running.fetch_sub(1, Relaxed);
+            })
+        };
+        let impatient = (0..20).map(|_| timeout(Duration::from_millis(5), render()));
+        assert!(join_all(impatient).await.iter().any(std::result::Result::is_err));
+        let patient = join_all((0..20).map(|_| render())).await;
+        assert!(patient.iter().all(std::result::Result::is_ok));
+        assert!((1..=AT_A_TIME).contains(&most.load(Relaxed)), "{most:?}");
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     super::{
-        access::Reading,
+        access::{Reading, look_for_nothing},
         json::{node_id, number, time},
     },
     Asking,
@@ -97,7 +97,10 @@ impl Query {
         let repository = Repository::new(&owner, &name).ok_or_else(missing)?;
         let visitor = match asking.app.auth.visit(asking.authorization.as_ref(), repository.key()).await {
             Ok(visitor) => visitor,
-            Err(Denied::Hidden) => return Err(missing()),
+            Err(Denied::Hidden) => {
+                look_for_nothing(&asking.app).await.map_err(|error| asking.refuse(error))?;
+                return Err(missing());
+            }
             Err(denied) => return Err(asking.refuse(denied)),
         };
         let fixed = asking.app.package_repository.as_ref() == Some(&repository);
@@ -375,11 +378,21 @@ impl ReleaseNode {
     /// Its notes, in HTML that is safe to show.
     #[graphql(name = "descriptionHTML", complexity = 50)]
     async fn description_html(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        let Some(notes) = self.record.body.as_deref() else { return Ok(None) };
-        // Before they are rendered, too: that takes far longer than to copy them.
-        asking(ctx)?.count(notes)?;
-        let html = pages::markdown(notes);
-        asking(ctx)?.count(&html).map(|()| Some(html))
+        if self.record.body.is_none() {
+            return Ok(None);
+        }
+        let (counted, record) = (Arc::clone(ctx.data::<Arc<Asking>>()?), Arc::clone(&self.record));
+        let html = pages::in_turn(move || {
+            let notes = record.body.as_deref().unwrap_or_default();
+            // Before they are rendered, too: that takes far longer than to copy them.
+            counted.count(notes)?;
+            let html = pages::markdown(notes);
+            counted.count(&html).map(|()| Some(html))
+        });
+        match html.await {
+            Ok(html) => html,
+            Err(error) => Err(asking(ctx)?.refuse(error)),
+        }
     }
 
     /// Not published yet.
