@@ -35,7 +35,7 @@ model *args:
 browser-test:
     .ci/run browser
 
-# every fault at every request that a flow makes of a bucket, on both engines; takes a while
+# every fault at every request that an operation makes of a bucket, exhaustively; `just prove faults` takes a sample of it
 faults:
     RELEASE_SERVER_TEST_ROUNDS=32 cargo test --locked --test s3 matrix -- --nocapture
 
