@@ -257,6 +257,13 @@ struct Caller {
     place: OwnedSemaphorePermit,
 }
 
+impl Caller {
+    fn new(stream: std::net::TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, peer, place })
+    }
+}
+
 /// Where connections come in, and how many.
 struct Door {
     listener: TcpListener,
@@ -283,8 +290,8 @@ impl Door {
                 continue;
             };
             let accepted = self.listener.accept().await;
-            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-                Ok((stream, peer)) => return Caller { stream, peer, place },
+            match accepted.and_then(|(stream, peer)| Caller::new(stream.into_std()?, peer, place)) {
+                Ok(caller) => return caller,
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     if self.broken.due() {
@@ -295,20 +302,15 @@ impl Door {
             }
         }
     }
-}
 
-impl Door {
     /// Accepts the connections that already wait, as far as there is room, and closes. To its client a connection is open
     /// once the kernel has it; to close without accepting it would cut off a request that was sent.
     fn close(self) -> Vec<Caller> {
         let Ok(listener) = self.listener.into_std() else { return Vec::new() };
         let mut last = Vec::new();
         while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            match listener.accept().and_then(|(stream, peer)| {
-                stream.set_nonblocking(true)?;
-                Ok((stream, peer))
-            }) {
-                Ok((stream, peer)) => last.push(Caller { stream, peer, place }),
+            match listener.accept().and_then(|(stream, peer)| Caller::new(stream, peer, place)) {
+                Ok(caller) => last.push(caller),
                 Err(error) if is_the_clients(&error) => {}
                 Err(_) => break,
             }

@@ -706,9 +706,7 @@ fn blocks(
             let mut block = memory.take(range.end - range.start);
             let block = match resident::read_at(&file, block.room(), range.start) {
                 Some(read) => block.filled(read),
-                None => read_block(&file, range.start, block, &memory)
-                    .await?
-                    .map_err(|error| named(&location, error))?,
+                None => read_block(&file, range.start, block, &memory, &location).await?,
             };
             let start = range.start + block.len() as u64;
             Ok(Some((block, (file, start..range.end))))
@@ -723,7 +721,8 @@ async fn read_block(
     start: u64,
     mut block: Block,
     memory: &Blocks,
-) -> Result<io::Result<Bytes>> {
+    location: &Path,
+) -> Result<Bytes> {
     let turn = memory.reader().await;
     let file = Arc::clone(file);
     let reading = tokio::task::spawn_blocking(move || {
@@ -738,7 +737,8 @@ async fn read_block(
             Err(error) => Err(error),
         }
     });
-    reading.await.map_err(|source| Error::JoinError { source })
+    let read = reading.await.map_err(|source| Error::JoinError { source })?;
+    read.map_err(|error| named(location, error))
 }
 
 /// The key of an entry; `None` if no key reads back as exactly this name.
