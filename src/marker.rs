@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::digest::Digest;
 
 /// The last millisecond of the year 9999: years have four digits in RFC 3339.
-const LAST: DateTime<Utc> =
+pub(crate) const LAST: DateTime<Utc> =
     DateTime::from_timestamp_millis(253_402_300_799_999).expect("the calendar goes further");
 
 /// How a package came to be here.

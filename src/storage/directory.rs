@@ -51,6 +51,7 @@ use super::{
     resident,
     watch::{Generation, Watch},
 };
+use crate::marker::LAST;
 
 const STORE: &str = "Directory";
 
@@ -58,8 +59,8 @@ const STORE: &str = "Directory";
 /// and is then in the page cache.
 const DIRECT_FROM: u64 = 16 * 1024 * 1024;
 
-/// The end of the year 9999: years have four digits in HTTP (RFC 9110, section 5.6.7) and in RFC 3339.
-const LAST_SECOND: i64 = 253_402_300_799;
+/// The end of the year 9999: years have four digits in HTTP (RFC 9110, section 5.6.7) too.
+const LAST_SECOND: i64 = LAST.timestamp();
 
 /// Of how many folders it is remembered that their names are durable.
 const ANCHORED: usize = 4096;
